@@ -1,0 +1,314 @@
+//! A message head (or trailers) in one arena: bytes and offsets, reused from message to message.
+//!
+//! The form is protocol-neutral: request line and pseudo-headers are the same fields here, and names
+//! are lower case. What belongs to a hop (`connection`, `transfer-encoding`, `keep-alive` …) stays in
+//! the codec and never appears.
+
+use std::fmt;
+
+/// Which kind of head this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeadKind {
+    #[default]
+    Request,
+    Response,
+    Trailers,
+}
+
+/// The protocol version a head came in with, as access logs print it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    Http10,
+    #[default]
+    Http11,
+    Http2,
+    Other,
+}
+
+/// A byte range of the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slice {
+    start: u32,
+    len: u32,
+}
+
+/// One header field. A removed field keeps its place and is skipped.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    name: Slice,
+    value: Slice,
+    removed: bool,
+}
+
+/// A message head. Lookups are linear: heads have tens of fields, and a scan of lengths is cheaper
+/// than a table.
+#[derive(Default)]
+pub struct Head {
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+    method: Slice,
+    scheme: Slice,
+    authority: Slice,
+    path: Slice,
+    /// Response status, 0 in requests.
+    pub status: u16,
+    /// Request, response or trailers.
+    pub kind: HeadKind,
+    /// Version the head came in with.
+    pub version: Version,
+    /// The message asks to leave HTTP (`connection: upgrade` with an `upgrade` field, or CONNECT).
+    pub upgrade: bool,
+    /// The client waits for a 100 before it sends the body.
+    pub expect_continue: bool,
+    /// A request that gets no response.
+    pub one_way: bool,
+    /// Declared body length, when there is one.
+    pub content_length: Option<u64>,
+}
+
+impl Head {
+    /// An empty request head.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes it empty, keeping its memory.
+    pub fn clear(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let fields = std::mem::take(&mut self.fields);
+        *self = Self {
+            bytes,
+            fields,
+            ..Self::default()
+        };
+        self.bytes.clear();
+        self.fields.clear();
+    }
+
+    /// Bytes of memory held.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.fields.capacity() * size_of::<Field>()
+    }
+
+    /// Bytes of names and values, as header limits count them.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.fields()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
+    }
+
+    /// Number of fields.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.fields.iter().filter(|field| !field.removed).count()
+    }
+
+    /// No fields at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn at(&self, slice: Slice) -> &[u8] {
+        self.bytes
+            .get(slice.start as usize..(slice.start + slice.len) as usize)
+            .unwrap_or_default()
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> Slice {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        Slice {
+            start,
+            len: bytes.len() as u32,
+        }
+    }
+
+    /// Request method.
+    #[must_use]
+    pub fn method(&self) -> &[u8] {
+        self.at(self.method)
+    }
+
+    /// Request scheme (`http`, `https`); empty when not known yet.
+    #[must_use]
+    pub fn scheme(&self) -> &[u8] {
+        self.at(self.scheme)
+    }
+
+    /// Request authority (the `host` of HTTP/1).
+    #[must_use]
+    pub fn authority(&self) -> &[u8] {
+        self.at(self.authority)
+    }
+
+    /// Request target: path and query, or the authority form of CONNECT's target.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        self.at(self.path)
+    }
+
+    /// Sets the method.
+    pub fn set_method(&mut self, method: &[u8]) {
+        self.method = self.store(method);
+    }
+
+    /// Sets the scheme.
+    pub fn set_scheme(&mut self, scheme: &[u8]) {
+        self.scheme = self.store(scheme);
+    }
+
+    /// Sets the authority.
+    pub fn set_authority(&mut self, authority: &[u8]) {
+        self.authority = self.store(authority);
+    }
+
+    /// Sets path and query.
+    pub fn set_path(&mut self, path: &[u8]) {
+        self.path = self.store(path);
+    }
+
+    /// Sets the path to `/` followed by `rest` (a query without a path).
+    pub fn set_path_after_slash(&mut self, rest: &[u8]) {
+        let start = self.store(b"/").start;
+        let len = self.store(rest).len + 1;
+        self.path = Slice { start, len };
+    }
+
+    /// Adds a field. The name is stored in lower case.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        let name = self.store(name);
+        let range = name.start as usize..(name.start + name.len) as usize;
+        self.bytes[range].make_ascii_lowercase();
+        let value = self.store(value);
+        self.fields.push(Field {
+            name,
+            value,
+            removed: false,
+        });
+    }
+
+    /// All fields in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields
+            .iter()
+            .filter(|field| !field.removed)
+            .map(|field| (self.at(field.name), self.at(field.value)))
+    }
+
+    /// Value of the first field of this (lower-case) name.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.fields
+            .iter()
+            .find(|field| !field.removed && self.at(field.name) == name)
+            .map(|field| self.at(field.value))
+    }
+
+    /// Values of all fields of this (lower-case) name.
+    pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
+        self.fields
+            .iter()
+            .filter(move |field| {
+                !field.removed
+                    && field.name.len as usize == name.len()
+                    && self.at(field.name) == name
+            })
+            .map(|field| self.at(field.value))
+    }
+
+    /// Removes all fields of this (lower-case) name; true when there was one.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        let mut found = false;
+        for index in 0..self.fields.len() {
+            let field = self.fields[index];
+            if !field.removed
+                && field.name.len as usize == name.len()
+                && self.at(field.name) == name
+            {
+                self.fields[index].removed = true;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Removes the fields that `drop` names, by (name, value).
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+        for index in 0..self.fields.len() {
+            let field = self.fields[index];
+            if !field.removed && !keep(self.at(field.name), self.at(field.value)) {
+                self.fields[index].removed = true;
+            }
+        }
+    }
+
+    /// Replaces all fields of this (lower-case) name by one; keeps the place of the first.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        let mut place = None;
+        for index in 0..self.fields.len() {
+            let field = self.fields[index];
+            if !field.removed
+                && field.name.len as usize == name.len()
+                && self.at(field.name) == name
+            {
+                if place.is_none() {
+                    place = Some(index);
+                } else {
+                    self.fields[index].removed = true;
+                }
+            }
+        }
+        match place {
+            Some(index) => self.fields[index].value = self.store(value),
+            None => self.push(name, value),
+        }
+    }
+
+    /// Makes this a copy of `other`.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.clear();
+        self.status = other.status;
+        self.kind = other.kind;
+        self.version = other.version;
+        self.upgrade = other.upgrade;
+        self.expect_continue = other.expect_continue;
+        self.one_way = other.one_way;
+        self.content_length = other.content_length;
+        self.method = self.store(other.method());
+        self.scheme = self.store(other.scheme());
+        self.authority = self.store(other.authority());
+        self.path = self.store(other.path());
+        for (name, value) in other.fields() {
+            let name = self.store(name);
+            let value = self.store(value);
+            self.fields.push(Field {
+                name,
+                value,
+                removed: false,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut out = f.debug_struct("Head");
+        match self.kind {
+            HeadKind::Request => out
+                .field("method", &text(self.method()))
+                .field("authority", &text(self.authority()))
+                .field("path", &text(self.path())),
+            HeadKind::Response => out.field("status", &self.status),
+            HeadKind::Trailers => &mut out,
+        };
+        for (name, value) in self.fields() {
+            out.field(&text(name), &text(value));
+        }
+        out.finish()
+    }
+}

@@ -1,0 +1,257 @@
+//! Which bytes may stand where (RFC 9110 section 5.6.2, RFC 9112 section 3.2, RFC 3986).
+//!
+//! Everything that the codec reads or writes goes through these tests, so that a byte refused on the
+//! way in can never be made on the way out.
+
+const TOKEN: u8 = 1;
+const TARGET: u8 = 2;
+const HOST: u8 = 4;
+
+const CLASS: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        if b.is_ascii_alphanumeric() {
+            table[byte] |= TOKEN | HOST;
+        }
+        if matches!(
+            b,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        ) {
+            table[byte] |= TOKEN;
+        }
+        // reg-name: unreserved, pct-encoded and sub-delims, without userinfo's "@".
+        if matches!(
+            b,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+        ) {
+            table[byte] |= HOST;
+        }
+        // A fragment never travels: Envoy refuses targets with one.
+        if b > b' ' && b < 0x7f && b != b'#' {
+            table[byte] |= TARGET;
+        }
+        byte += 1;
+    }
+    table
+}
+
+fn all(bytes: &[u8], class: u8) -> bool {
+    bytes.iter().all(|&b| CLASS[b as usize] & class != 0)
+}
+
+/// A byte of a method or field name.
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    CLASS[byte as usize] & TOKEN != 0
+}
+
+/// A method or field name.
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && all(bytes, TOKEN)
+}
+
+/// Bytes that may stand in a request target.
+pub(super) fn is_target(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && all(bytes, TARGET)
+}
+
+/// A field value: no control character but the tab. Written without an early exit so that it is
+/// vectorised.
+pub(super) fn is_value(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |bad, &b| {
+        bad | (u8::from(b < b' ') & u8::from(b != b'\t')) | u8::from(b == 0x7f)
+    }) == 0
+}
+
+/// `uri-host [ ":" port ]` with a host that is not empty.
+pub(super) fn is_authority(bytes: &[u8]) -> bool {
+    let (host, rest) = match bytes {
+        [b'[', inner @ ..] => {
+            let Some(close) = inner.iter().position(|&b| b == b']') else {
+                return false;
+            };
+            let (host, rest) = (&inner[..close], &inner[close + 1..]);
+            if !host
+                .iter()
+                .all(|&b| CLASS[b as usize] & HOST != 0 || b == b':')
+            {
+                return false;
+            }
+            (host, rest)
+        }
+        _ => {
+            let end = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
+            let (host, rest) = bytes.split_at(end);
+            if !all(host, HOST) {
+                return false;
+            }
+            (host, rest)
+        }
+    };
+    let port = match rest {
+        [] => return !host.is_empty(),
+        [b':', port @ ..] => port,
+        _ => return false,
+    };
+    !host.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+/// `uri-host ":" port`, the target of CONNECT.
+pub(super) fn is_authority_with_port(bytes: &[u8]) -> bool {
+    is_authority(bytes) && bytes.last().is_some_and(u8::is_ascii_digit) && {
+        let colon = bytes.iter().rposition(|&b| b == b':');
+        colon.is_some_and(|colon| !bytes[colon..].contains(&b']'))
+    }
+}
+
+/// Optional white space around list members and values.
+pub(super) fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The members of a comma-separated list, empty ones left out (RFC 9110 section 5.6.1).
+pub(super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&b| b == b',')
+        .map(trim)
+        .filter(|member| !member.is_empty())
+}
+
+/// `1*DIGIT` within 64 bits: no sign, no space, no list.
+pub(super) fn decimal(bytes: &[u8]) -> Option<u64> {
+    if bytes.is_empty() {
+        return None;
+    }
+    bytes.iter().try_fold(0u64, |number, &b| {
+        if !b.is_ascii_digit() {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(u64::from(b - b'0'))
+    })
+}
+
+/// `1*HEXDIG` within 64 bits and 16 digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> Option<u64> {
+    if bytes.is_empty() || bytes.len() > 16 {
+        return None;
+    }
+    bytes.iter().try_fold(0u64, |number, &b| {
+        let digit = char::from(b).to_digit(16)?;
+        Some(number << 4 | u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        for good in [
+            "a",
+            "a:80",
+            "a:",
+            "[::1]",
+            "[::1]:80",
+            "a.b-c_d:65535",
+            "%41",
+        ] {
+            assert!(is_authority(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ":80", "a:b", "a:80:80", "a b", "a@b", "a/b", "[::1", "[::1]x", "[]", "a:123456",
+            "a\t", "a#", "a?b", "\u{e9}", "::1",
+        ] {
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
+        }
+        assert!(is_authority_with_port(b"a:80"));
+        assert!(is_authority_with_port(b"[::1]:80"));
+        assert!(!is_authority_with_port(b"a"));
+        assert!(!is_authority_with_port(b"a1"));
+        assert!(!is_authority_with_port(b"a:"));
+        assert!(!is_authority_with_port(b"[::1]"));
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(decimal(b"0"), Some(0));
+        assert_eq!(decimal(b"007"), Some(7));
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [
+            "",
+            "18446744073709551616",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "1,1",
+            "0x1",
+            "1e3",
+        ] {
+            assert_eq!(decimal(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(hexadecimal(b"fF"), Some(255));
+        assert_eq!(hexadecimal(b"ffffffffffffffff"), Some(u64::MAX));
+        for bad in [
+            "",
+            "0x1",
+            "10000000000000000",
+            "00000000000000001",
+            "g",
+            "-1",
+            " 1",
+            "1_0",
+        ] {
+            assert_eq!(hexadecimal(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_and_values() {
+        assert_eq!(
+            members(b" a ,, b\t,").collect::<Vec<_>>(),
+            [&b"a"[..], &b"b"[..]]
+        );
+        assert!(is_value(b"a\tb \xff"));
+        for bad in [&b"a\0"[..], b"a\r", b"\n", b"\x7f", b"\x1b["] {
+            assert!(!is_value(bad));
+        }
+        assert!(is_target(b"/a?b=c"));
+        for bad in [&b""[..], b"/a b", b"/a#b", b"/\xff", b"/\x7f", b"/\t"] {
+            assert!(!is_target(bad));
+        }
+    }
+}

@@ -1,0 +1,587 @@
+//! The application of one worker of `hold`.
+//!
+//! A connection on which nothing happens is parked: it has the engine's slot and record, and nothing
+//! here. It is resident from when its message is due until the answer came. What a record cannot say
+//! (which connection it is) is its owner number; what a lost one needs is in the list of retries.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use moorgate::engine::core::Core;
+use moorgate::engine::parked::{Deci, Facts, Kind, Parked, Token};
+use moorgate::engine::reactor::epoll::Epoll;
+use moorgate::engine::reactor::{Interest, Reactor, Ready, Sock, SocketOptions};
+use moorgate::engine::slab::{Key, PagedSlab};
+use moorgate::engine::worker::App;
+use moorgate_codecs::{Compact, Events, Out};
+
+use super::Orders;
+use super::counts::{Board, Counts};
+use crate::exchange::Answer;
+use crate::histogram::Latencies;
+use crate::pacer::Pacer;
+use crate::reader::{Failure, Outcome, Progress, Reader};
+use crate::sse::Subscription;
+
+/// Connections opened in one turn.
+const OPENS_PER_TURN: usize = 64;
+/// Reads of one connection in one turn.
+const READS_PER_TURN: usize = 8;
+/// Milliseconds before a connection is tried again.
+const RETRY_MS: u64 = 1000;
+/// Milliseconds between two publications of the numbers.
+const TICK_MS: u64 = 100;
+
+/// What is kept with parked connections: the codec of a subscription.
+#[derive(Debug)]
+pub struct HoldFacts;
+
+impl Facts for HoldFacts {
+    type Cold = Compact;
+    type Peer = ();
+    type Message = ();
+}
+
+type HoldCore = Core<Epoll, HoldFacts>;
+
+/// What a resident connection is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    /// A message was sent, or part of it; of a subscription the request.
+    Busy,
+    /// Subscribed: in the middle of an event, or just woken.
+    Listening,
+}
+
+#[derive(Debug)]
+struct Conn {
+    key: Key,
+    sock: Sock,
+    /// Which of this worker's connections.
+    seat: u32,
+    phase: Phase,
+    /// It was open before, or has failed before.
+    again: bool,
+    progress: Progress,
+    subscription: Option<Box<Subscription>>,
+    sent: usize,
+    began_us: u64,
+}
+
+/// A connection that is to be tried again.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    due_ms: u64,
+    seat: u32,
+}
+
+/// The application of one worker.
+#[derive(Debug)]
+pub struct Holder {
+    orders: Arc<Orders>,
+    /// Number of its first connection among those of all workers.
+    first: u32,
+    /// Connections of this worker.
+    count: u32,
+    opening: Pacer,
+    opened: u32,
+    retries: VecDeque<Retry>,
+    conns: PagedSlab<Conn>,
+    /// Stopped reading before their socket was empty.
+    unread: Vec<u32>,
+    reader: Reader,
+    events: Events,
+    out: Out,
+    board: Arc<Board>,
+    stop: Arc<AtomicBool>,
+    counts: Counts,
+    latencies: Latencies,
+    next_tick_ms: u64,
+    finished: bool,
+}
+
+impl Holder {
+    /// A worker for `count` connections, the first of which is number `first` of all.
+    #[must_use]
+    pub fn new(
+        orders: Arc<Orders>,
+        (first, count): (u32, u32),
+        opening: Pacer,
+        board: Arc<Board>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            reader: Reader::new(Arc::clone(&orders.exchange)),
+            orders,
+            first,
+            count,
+            opening,
+            opened: 0,
+            retries: VecDeque::new(),
+            conns: PagedSlab::new(),
+            unread: Vec::new(),
+            events: Events::default(),
+            out: Out::default(),
+            board,
+            stop,
+            counts: Counts::default(),
+            latencies: Latencies::fine(),
+            next_tick_ms: 0,
+            finished: false,
+        }
+    }
+
+    fn open(&mut self, core: &mut HoldCore, seat: u32, again: bool) {
+        let options = SocketOptions {
+            bind: self.orders.source(self.first + seat),
+            ..SocketOptions::default()
+        };
+        let Ok(sock) = core.reactor.connect(&self.orders.addr, &options) else {
+            return self.attempt_failed(core, seat, again, Failure::Connect);
+        };
+        let began_us = core.reactor.clock_us();
+        let place = self.conns.insert(Conn {
+            key: Key {
+                index: u32::MAX,
+                generation: 0,
+            },
+            sock,
+            seat,
+            phase: Phase::Connecting,
+            again,
+            progress: Progress::Start,
+            subscription: None,
+            sent: 0,
+            began_us,
+        });
+        match core.open(sock, place.index, Interest::Edge { write: true }) {
+            Ok(key) => {
+                core.schedule(key, (began_us + self.orders.timeout_us).div_ceil(1000));
+                if let Some(conn) = self.conns.get_mut(place.index) {
+                    conn.key = key;
+                }
+            }
+            Err(_) => {
+                core.reactor.close(sock, true);
+                self.conns.remove(place.index);
+                self.attempt_failed(core, seat, again, Failure::Connect);
+            }
+        }
+    }
+
+    fn attempt_failed(&mut self, core: &HoldCore, seat: u32, again: bool, failure: Failure) {
+        self.counts.failed += 1;
+        self.counts.settled += u64::from(!again);
+        self.counts.errors.count(failure);
+        self.retry(core, seat);
+    }
+
+    fn retry(&mut self, core: &HoldCore, seat: u32) {
+        if self.orders.reconnect {
+            let due_ms = core.now() + RETRY_MS;
+            self.retries.push_back(Retry { due_ms, seat });
+        }
+    }
+
+    /// The connection is open, and a subscription answered.
+    fn established(&mut self, number: u32) {
+        if let Some(conn) = self.conns.get_mut(number) {
+            self.counts.connected += 1;
+            self.counts.settled += u64::from(!conn.again);
+            self.counts.reconnected += u64::from(conn.again);
+            // From now on its loss is the loss of an open connection.
+            conn.again = true;
+        }
+    }
+
+    fn connected(&mut self, core: &mut HoldCore, number: u32) {
+        if self.orders.sse {
+            return self.send(core, number);
+        }
+        self.established(number);
+        // The first message comes at any time within the period, so that they are spread from the
+        // start, however fast the connections were opened.
+        let share = core.reactor.random() >> 32;
+        let wait_ms = (self.orders.every_ms * share) >> 32;
+        self.park(core, number, Some(core.now() + wait_ms), None);
+    }
+
+    fn send(&mut self, core: &mut HoldCore, number: u32) {
+        let now_us = core.reactor.clock_us();
+        let Some(conn) = self.conns.get_mut(number) else {
+            return;
+        };
+        conn.phase = Phase::Busy;
+        conn.progress = Progress::Start;
+        conn.sent = 0;
+        conn.began_us = now_us;
+        if self.orders.sse
+            && let Answer::Http { settings, awaiting } = &self.orders.exchange.answer
+        {
+            conn.subscription = Some(Box::new(Subscription::new(settings, awaiting)));
+        } else {
+            self.counts.messages += 1;
+        }
+        core.schedule(conn.key, (now_us + self.orders.timeout_us).div_ceil(1000));
+        self.send_rest(core, number);
+    }
+
+    fn send_rest(&mut self, core: &mut HoldCore, number: u32) {
+        let Some(conn) = self.conns.get_mut(number) else {
+            return;
+        };
+        let bytes = &self.orders.exchange.bytes;
+        while conn.sent < bytes.len() {
+            let rest = [IoSlice::new(&bytes[conn.sent..])];
+            match core.reactor.write(conn.sock, &rest) {
+                Ok(n) => conn.sent += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let interest = Interest::Edge { write: true };
+                    if core.arm(conn.key, conn.sock, interest).is_err() {
+                        self.lost(core, number, Failure::Reset);
+                    }
+                    return;
+                }
+                Err(_) => return self.lost(core, number, Failure::Reset),
+            }
+        }
+    }
+
+    fn receive(&mut self, core: &mut HoldCore, number: u32, closed: bool) {
+        for _ in 0..READS_PER_TURN {
+            let Some(conn) = self.conns.get_mut(number) else {
+                return;
+            };
+            let buffer = core.arena.tail_mut();
+            let room = buffer.len();
+            let n = match core.reactor.read(conn.sock, buffer) {
+                Ok(0) => return self.lost(core, number, Failure::Reset),
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return self.park_listener(core, number);
+                }
+                Err(_) => return self.lost(core, number, Failure::Reset),
+            };
+            if conn.subscription.is_some() {
+                if !self.received(core, number, n) {
+                    return;
+                }
+            } else {
+                match self.reader.feed(&mut conn.progress, &buffer[..n]) {
+                    Outcome::More => {}
+                    Outcome::Done { status, reusable } => {
+                        let whole = conn.sent == self.orders.exchange.bytes.len();
+                        return self.answered(core, number, status, reusable && whole && !closed);
+                    }
+                    Outcome::Failed(failure) => return self.lost(core, number, failure),
+                }
+            }
+            // Fewer bytes than there was room for: the socket is empty.
+            if n < room && !closed {
+                return self.park_listener(core, number);
+            }
+        }
+        self.unread.push(number);
+    }
+
+    /// The first `n` bytes of the arena are for a subscription. False: the connection is gone.
+    fn received(&mut self, core: &mut HoldCore, number: u32, n: usize) -> bool {
+        let Some(conn) = self.conns.get_mut(number) else {
+            return false;
+        };
+        let Some(subscription) = &mut conn.subscription else {
+            return true;
+        };
+        let input = &core.arena.tail_mut()[..n];
+        let received = subscription.feed(input, &mut self.events, &mut self.out);
+        self.counts.events += received.events;
+        for sent_us in received.numbers {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now_us = now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(0));
+            // Something else than a time of this machine would be far off.
+            if now_us >= sent_us && now_us - sent_us < 3_600_000_000 {
+                self.latencies.record(now_us - sent_us);
+            }
+        }
+        if let Some(status) = received.status
+            && conn.phase == Phase::Busy
+        {
+            if status != 200 {
+                self.counts.errors.status += 1;
+                self.lost(core, number, Failure::Protocol);
+                return false;
+            }
+            conn.phase = Phase::Listening;
+            self.established(number);
+        }
+        if received.ended {
+            self.lost(core, number, Failure::Reset);
+        }
+        !received.ended
+    }
+
+    fn answered(&mut self, core: &mut HoldCore, number: u32, status: u16, reusable: bool) {
+        let now_us = core.reactor.clock_us();
+        let Some(conn) = self.conns.get(number) else {
+            return;
+        };
+        self.counts.answers += 1;
+        self.counts.errors.status += u64::from(status >= 400);
+        self.latencies.record(now_us.saturating_sub(conn.began_us));
+        if !reusable {
+            return self.lost(core, number, Failure::Reset);
+        }
+        let random = core.reactor.random();
+        let next_ms = core.now() + self.orders.wait_ms(random);
+        self.park(core, number, Some(next_ms), None);
+    }
+
+    /// Parks a subscription, unless it is in the middle of something.
+    fn park_listener(&mut self, core: &mut HoldCore, number: u32) {
+        let Some(conn) = self.conns.get(number) else {
+            return;
+        };
+        if conn.phase == Phase::Listening
+            && let Some(compact) = conn.subscription.as_ref().and_then(|s| s.park())
+        {
+            self.park(core, number, None, Some(compact));
+        }
+    }
+
+    fn park(
+        &mut self,
+        core: &mut HoldCore,
+        number: u32,
+        due_ms: Option<u64>,
+        codec: Option<Compact>,
+    ) {
+        let Some(conn) = self.conns.get(number) else {
+            return;
+        };
+        let record = Parked {
+            socks: [conn.sock, Sock(-1)],
+            owner: conn.seat,
+            chain: 0,
+            opened: Deci(0),
+            deadline: due_ms.map_or(Deci::NEVER, Deci::from_ms),
+            requests: 0,
+            kind: if codec.is_some() {
+                Kind::Mux
+            } else {
+                Kind::Idle
+            },
+            flags: 0,
+            peer: None,
+            cold: codec.map(Box::new),
+        };
+        if core.park(conn.key, record).is_ok() {
+            self.conns.remove(number);
+        } else {
+            self.lost(core, number, Failure::Reset);
+        }
+    }
+
+    fn unpark(&mut self, core: &mut HoldCore, key: Key) -> Option<u32> {
+        let place = self.conns.insert(Conn {
+            key,
+            sock: Sock(-1),
+            seat: 0,
+            phase: Phase::Listening,
+            again: true,
+            progress: Progress::Start,
+            subscription: None,
+            sent: 0,
+            began_us: 0,
+        });
+        let Some(record) = core.unpark(key, place.index) else {
+            self.conns.remove(place.index);
+            return None;
+        };
+        let conn = self.conns.get_mut(place.index)?;
+        conn.sock = record.socks[0];
+        conn.seat = record.owner;
+        if let (Some(compact), Answer::Http { settings, .. }) =
+            (record.cold, &self.orders.exchange.answer)
+        {
+            conn.subscription = Some(Box::new(Subscription::new(settings, &compact)));
+        }
+        Some(place.index)
+    }
+
+    /// The connection came to an end, or never came about.
+    fn lost(&mut self, core: &mut HoldCore, number: u32, failure: Failure) {
+        let Some(conn) = self.conns.remove(number) else {
+            return;
+        };
+        core.close(conn.key, conn.sock, true);
+        let subscribing = self.orders.sse && conn.phase == Phase::Busy;
+        if conn.phase == Phase::Connecting || subscribing {
+            return self.attempt_failed(core, conn.seat, conn.again, failure);
+        }
+        self.counts.connected -= 1;
+        self.counts.dropped += 1;
+        self.counts.errors.count(failure);
+        self.retry(core, conn.seat);
+    }
+
+    /// Opens what is due; returns when the next one is.
+    fn open_due(&mut self, core: &mut HoldCore) -> Option<u64> {
+        let now_us = core.reactor.clock_us();
+        let now_ms = now_us / 1000;
+        for _ in 0..OPENS_PER_TURN {
+            if let Some(&Retry { due_ms, seat }) = self.retries.front()
+                && due_ms <= now_ms
+            {
+                self.retries.pop_front();
+                self.open(core, seat, true);
+            } else if self.opened < self.count && self.opening.next_us() <= now_us {
+                let seat = self.opened;
+                self.opened += 1;
+                self.opening.advance();
+                self.open(core, seat, false);
+            } else {
+                break;
+            }
+        }
+        let retry_ms = self.retries.front().map(|retry| retry.due_ms);
+        let open_ms = (self.opened < self.count).then(|| self.opening.next_us().div_ceil(1000));
+        match (retry_ms, open_ms) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn finish(&mut self, core: &mut HoldCore) {
+        self.finished = true;
+        self.board.publish(&self.counts, &mut self.latencies, true);
+        while let Some(number) = self.conns.first_index() {
+            if let Some(conn) = self.conns.remove(number) {
+                core.close(conn.key, conn.sock, false);
+            }
+        }
+        while let Some((key, _)) = core.next_parked(None) {
+            core.close_parked(key, false);
+        }
+    }
+}
+
+impl App<Epoll> for Holder {
+    type Facts = HoldFacts;
+
+    fn ready(&mut self, core: &mut HoldCore, number: u32, ready: Ready) {
+        let Some(conn) = self.conns.get(number) else {
+            return;
+        };
+        let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
+        match conn.phase {
+            Phase::Connecting => match core.reactor.take_error(conn.sock) {
+                Ok(()) if ready.has(Ready::WRITE) => self.connected(core, number),
+                Ok(()) if !ready.has(Ready::HUP) => {}
+                _ => self.lost(core, number, Failure::Connect),
+            },
+            Phase::Busy | Phase::Listening => {
+                if conn.phase == Phase::Busy && conn.sent < self.orders.exchange.bytes.len() {
+                    self.send_rest(core, number);
+                }
+                if closed || ready.has(Ready::READ) {
+                    self.receive(core, number, closed);
+                }
+            }
+        }
+    }
+
+    fn resident_due(&mut self, core: &mut HoldCore, number: u32) {
+        let Some(conn) = self.conns.get(number) else {
+            return;
+        };
+        if conn.phase != Phase::Listening {
+            let due_ms = (conn.began_us + self.orders.timeout_us) / 1000;
+            if due_ms <= core.now() {
+                self.lost(core, number, Failure::Timeout);
+            } else {
+                core.schedule(conn.key, due_ms + 1);
+            }
+        }
+    }
+
+    fn parked_due(&mut self, core: &mut HoldCore, key: Key) {
+        if let Some(number) = self.unpark(core, key) {
+            self.send(core, number);
+        }
+    }
+
+    fn local_ready(&mut self, core: &mut HoldCore, key: Key, ready: Ready) {
+        if let Some(number) = self.unpark(core, key) {
+            let subscribed = self
+                .conns
+                .get(number)
+                .is_some_and(|conn| conn.subscription.is_some());
+            if subscribed {
+                self.ready(core, number, ready);
+            } else {
+                // Nothing was asked: it is the end of the connection, or a breach.
+                let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
+                let failure = if closed {
+                    Failure::Reset
+                } else {
+                    Failure::Protocol
+                };
+                self.lost(core, number, failure);
+            }
+        }
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    fn serve_ready(&mut self, core: &mut HoldCore) {
+        for number in std::mem::take(&mut self.unread) {
+            let open = self
+                .conns
+                .get(number)
+                .is_some_and(|conn| conn.phase != Phase::Connecting);
+            if open {
+                self.receive(core, number, false);
+            }
+        }
+    }
+
+    fn expire(&mut self, core: &mut HoldCore) -> Option<u64> {
+        let now_ms = core.now();
+        if now_ms >= self.next_tick_ms {
+            self.next_tick_ms = now_ms + TICK_MS;
+            self.board.publish(&self.counts, &mut self.latencies, false);
+            if self.stop.load(Ordering::Relaxed) {
+                self.finish(core);
+                return Some(now_ms);
+            }
+        }
+        let due_ms = self.open_due(core);
+        Some(due_ms.map_or(self.next_tick_ms, |due_ms| due_ms.min(self.next_tick_ms)))
+    }
+
+    fn is_local(&self, _record: &Parked<HoldFacts>) -> bool {
+        true
+    }
+
+    fn finished(&self) -> bool {
+        self.finished
+    }
+
+    fn end_turn(&mut self, _core: &mut HoldCore, _began_us: u64) {}
+
+    fn message(&mut self, _core: &mut HoldCore, (): ()) {}
+
+    fn accept(&mut self, _core: &mut HoldCore, _number: u32) {
+        unreachable!("there is no listener");
+    }
+
+    fn wake(&mut self, _core: &mut HoldCore, _token: Token<HoldFacts>) {
+        unreachable!("every record is local");
+    }
+}

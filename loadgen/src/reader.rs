@@ -1,0 +1,434 @@
+//! Reads answers, and knows when one is complete.
+//!
+//! A load generator gets the same answer again and again. The head of the last complete response is
+//! remembered: bytes that begin with the very same head, line end for line end, are framed in the
+//! very same way, so they need no parsing. Whatever differs in one byte goes through the codec.
+//! Nothing may be counted as an answer that the codec would have refused.
+
+use std::sync::Arc;
+
+use moorgate_codecs::http1::Client;
+use moorgate_codecs::{Codec, Event, Events, Out, Why};
+
+use crate::exchange::{Answer, Exchange};
+
+/// Why an exchange failed. A response with an error status is not a failure: it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection came about.
+    Connect,
+    /// No answer in time.
+    Timeout,
+    /// The connection ended before the answer was complete.
+    Reset,
+    /// What came was not an answer.
+    Protocol,
+}
+
+/// How far a connection's answer has been read.
+#[derive(Debug, Default)]
+pub enum Progress {
+    /// Nothing of it.
+    #[default]
+    Start,
+    /// The head; so many bytes of the body are missing.
+    Body { left: u64, status: u16 },
+    /// So many bytes of the echo.
+    Echo(usize),
+    /// Only the codec knows.
+    Codec(Box<Decoding>),
+}
+
+/// A response on its way through the codec.
+#[derive(Debug)]
+pub struct Decoding {
+    client: Client,
+    /// An unfinished element.
+    rest: Vec<u8>,
+    status: u16,
+    /// Becomes known when the response is complete and the connection stays open.
+    candidate: Option<Known>,
+}
+
+/// A head and what it means.
+#[derive(Debug)]
+struct Known {
+    head: Vec<u8>,
+    body: u64,
+    status: u16,
+}
+
+/// What the bytes so far came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is not complete.
+    More,
+    /// It is. Without `reusable` the connection ends with it. The status of an echo is 0.
+    Done { status: u16, reusable: bool },
+    /// It never will be.
+    Failed(Failure),
+}
+
+/// What a worker needs to read the answers of its connections.
+#[derive(Debug)]
+pub struct Reader {
+    exchange: Arc<Exchange>,
+    known: Option<Known>,
+    events: Events,
+    out: Out,
+}
+
+impl Reader {
+    /// A reader of answers to `exchange`.
+    #[must_use]
+    pub fn new(exchange: Arc<Exchange>) -> Self {
+        Self {
+            exchange,
+            known: None,
+            events: Events::default(),
+            out: Out::default(),
+        }
+    }
+
+    /// What is sent each time.
+    #[must_use]
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    /// Reads on.
+    #[inline]
+    pub fn feed(&mut self, progress: &mut Progress, input: &[u8]) -> Outcome {
+        if let Progress::Start = progress
+            && let Some(known) = &self.known
+            && input.starts_with(&known.head)
+        {
+            let body = (input.len() - known.head.len()) as u64;
+            return body_bytes(progress, known.body, body, known.status);
+        }
+        match progress {
+            Progress::Body { left, status } => {
+                let (left, status) = (*left, *status);
+                body_bytes(progress, left, input.len() as u64, status)
+            }
+            _ => self.feed_slow(progress, input),
+        }
+    }
+
+    fn feed_slow(&mut self, progress: &mut Progress, input: &[u8]) -> Outcome {
+        if let Progress::Start = progress {
+            *progress = match &self.exchange.answer {
+                Answer::Echo => Progress::Echo(0),
+                Answer::Http { settings, awaiting } => Progress::Codec(Box::new(Decoding {
+                    client: Client::unpark(Arc::clone(settings), awaiting),
+                    rest: Vec::new(),
+                    status: 0,
+                    candidate: None,
+                })),
+            };
+        }
+        let outcome = match progress {
+            Progress::Echo(got) => echo_bytes(got, &self.exchange.bytes, input),
+            Progress::Codec(decoding) => {
+                let outcome = decoding.feed(input, &mut self.events, &mut self.out);
+                if let Outcome::Done { reusable: true, .. } = outcome
+                    && let Some(known) = decoding.candidate.take()
+                {
+                    self.known = Some(known);
+                }
+                outcome
+            }
+            Progress::Start | Progress::Body { .. } => Outcome::More,
+        };
+        if outcome != Outcome::More {
+            *progress = Progress::Start;
+        }
+        outcome
+    }
+
+    /// The peer will send no more.
+    pub fn eof(&mut self, progress: &mut Progress) -> Outcome {
+        match std::mem::take(progress) {
+            Progress::Codec(mut decoding) => {
+                let refused = decoding.client.eof(decoding.rest.len(), &mut self.events);
+                let ended = drain(&mut self.events, |event| {
+                    matches!(event, Event::Data { end: true, .. })
+                });
+                match (ended, refused) {
+                    (true, None) => Outcome::Done {
+                        status: decoding.status,
+                        reusable: false,
+                    },
+                    _ => Outcome::Failed(Failure::Reset),
+                }
+            }
+            _ => Outcome::Failed(Failure::Reset),
+        }
+    }
+}
+
+impl Decoding {
+    fn feed(&mut self, input: &[u8], events: &mut Events, out: &mut Out) -> Outcome {
+        let whole = self.rest.is_empty();
+        if !whole {
+            self.rest.extend_from_slice(input);
+        }
+        let bytes = if whole { input } else { &self.rest[..] };
+        let first = whole && self.status == 0;
+        let consumed = self.client.decode(0, bytes, events, out);
+        out.bytes.clear();
+        out.payloads.clear();
+        if first {
+            self.candidate = candidate(bytes, consumed.bytes, &events.list);
+        }
+        let status = &mut self.status;
+        drain(events, |event| {
+            if let Event::Head { head, .. } = event
+                && head.status >= 200
+            {
+                *status = head.status;
+            }
+            false
+        });
+        let left = bytes.len() - consumed.bytes;
+        if let Why::Closed(Some(_)) | Why::Upgraded = consumed.why {
+            return Outcome::Failed(Failure::Protocol);
+        }
+        if self.client.streams() == 0 {
+            return Outcome::Done {
+                status: self.status,
+                reusable: self.client.room() > 0,
+            };
+        }
+        if whole {
+            self.rest.extend_from_slice(&input[input.len() - left..]);
+        } else {
+            self.rest.drain(..consumed.bytes);
+        }
+        Outcome::More
+    }
+}
+
+/// Gives heads back; true when `is` was true of an event.
+fn drain(events: &mut Events, mut is: impl FnMut(&Event) -> bool) -> bool {
+    let mut found = false;
+    let mut list = std::mem::take(&mut events.list);
+    for event in list.drain(..) {
+        found |= is(&event);
+        if let Event::Head { head, .. } | Event::Trailers { head, .. } = event {
+            events.give_head(head);
+        }
+    }
+    events.list = list;
+    found
+}
+
+/// What to remember of a response whose first bytes were decoded: its head, when that came whole and
+/// tells the length of the body.
+fn candidate(input: &[u8], consumed: usize, events: &[Event]) -> Option<Known> {
+    let (status, body) = match events.first()? {
+        Event::Head { head, end, .. } if head.status >= 200 => {
+            (head.status, if *end { 0 } else { head.content_length? })
+        }
+        _ => return None,
+    };
+    let head_end = match events.get(1) {
+        Some(Event::Data { range, .. }) => range.start,
+        Some(_) => return None,
+        None => consumed,
+    };
+    Some(Known {
+        head: input[..head_end].to_vec(),
+        body,
+        status,
+    })
+}
+
+#[inline]
+fn body_bytes(progress: &mut Progress, left: u64, got: u64, status: u16) -> Outcome {
+    if got < left {
+        *progress = Progress::Body {
+            left: left - got,
+            status,
+        };
+        return Outcome::More;
+    }
+    *progress = Progress::Start;
+    if got > left {
+        // Nothing else was asked for.
+        return Outcome::Failed(Failure::Protocol);
+    }
+    Outcome::Done {
+        status,
+        reusable: true,
+    }
+}
+
+fn echo_bytes(got: &mut usize, sent: &[u8], input: &[u8]) -> Outcome {
+    if !sent[*got..].starts_with(input) {
+        return Outcome::Failed(Failure::Protocol);
+    }
+    *got += input.len();
+    if *got < sent.len() {
+        return Outcome::More;
+    }
+    Outcome::Done {
+        status: 0,
+        reusable: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Request;
+    use crate::target::Target;
+
+    fn reader(method: &str) -> Reader {
+        let target = Target::parse("http://127.0.0.1:81/", false).unwrap();
+        let request = Request {
+            method,
+            headers: &[],
+            body: b"",
+            keep_alive: true,
+        };
+        Reader::new(Arc::new(Exchange::request(&target, &request).unwrap()))
+    }
+
+    /// Feeds in pieces of at most `size` until the outcome is known.
+    fn fed(reader: &mut Reader, text: &[u8], size: usize) -> Outcome {
+        let mut progress = Progress::Start;
+        for piece in text.chunks(size) {
+            match reader.feed(&mut progress, piece) {
+                Outcome::More => {}
+                outcome => return outcome,
+            }
+        }
+        Outcome::More
+    }
+
+    const OK: Outcome = Outcome::Done {
+        status: 200,
+        reusable: true,
+    };
+    const FIXED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+    const CHUNKED: &[u8] =
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+
+    #[test]
+    fn every_split_is_one_answer_known_or_not() {
+        for text in [FIXED, CHUNKED] {
+            let mut reader = reader("GET");
+            for size in 1..=text.len() {
+                for _ in 0..2 {
+                    assert_eq!(fed(&mut reader, text, size), OK, "pieces of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_head_needs_no_codec() {
+        let mut reader = reader("GET");
+        assert_eq!(fed(&mut reader, FIXED, 1000), OK);
+        let mut progress = Progress::Start;
+        let head = FIXED.len() - 5;
+        assert_eq!(
+            reader.feed(&mut progress, &FIXED[..head + 2]),
+            Outcome::More
+        );
+        assert!(matches!(progress, Progress::Body { left: 3, .. }));
+        assert_eq!(reader.feed(&mut progress, &FIXED[head + 2..]), OK);
+        assert!(matches!(progress, Progress::Start));
+    }
+
+    #[test]
+    fn a_head_that_differs_is_parsed() {
+        let mut reader = reader("GET");
+        assert_eq!(fed(&mut reader, FIXED, 1000), OK);
+        let longer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello!";
+        assert_eq!(fed(&mut reader, longer, 1000), OK);
+        let failed = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+        for _ in 0..2 {
+            assert_eq!(
+                fed(&mut reader, failed, 1000),
+                Outcome::Done {
+                    status: 503,
+                    reusable: true
+                }
+            );
+        }
+        assert_eq!(fed(&mut reader, FIXED, 7), OK);
+    }
+
+    #[test]
+    fn a_response_that_closes_is_never_known() {
+        let mut reader = reader("GET");
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx";
+        for _ in 0..2 {
+            assert_eq!(
+                fed(&mut reader, text, 1000),
+                Outcome::Done {
+                    status: 200,
+                    reusable: false
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn head_and_interim_responses() {
+        let mut for_head = reader("HEAD");
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+        assert_eq!(fed(&mut for_head, text, 1000), OK);
+        assert_eq!(fed(&mut for_head, text, 1000), OK);
+        let mut for_get = reader("GET");
+        let text = [b"HTTP/1.1 103 Early Hints\r\n\r\n", FIXED].concat();
+        for _ in 0..2 {
+            assert_eq!(fed(&mut for_get, &text, 1000), OK);
+        }
+    }
+
+    #[test]
+    fn bytes_nobody_asked_for_are_a_breach() {
+        let breach = Outcome::Failed(Failure::Protocol);
+        let twice = [FIXED, FIXED].concat();
+        let mut reader = reader("GET");
+        assert_eq!(fed(&mut reader, b"220 hello\r\n\r\n", 1000), breach);
+        assert_eq!(fed(&mut reader, FIXED, 1000), OK);
+        assert_eq!(fed(&mut reader, &twice, 1000), breach);
+    }
+
+    #[test]
+    fn the_end_of_the_connection() {
+        let mut reader = reader("GET");
+        let cut = Outcome::Failed(Failure::Reset);
+        let mut progress = Progress::Start;
+        assert_eq!(reader.eof(&mut progress), cut);
+        reader.feed(&mut progress, &FIXED[..FIXED.len() - 1]);
+        assert_eq!(reader.eof(&mut progress), cut);
+        reader.feed(&mut progress, b"HTTP/1.1 200 OK\r\n\r\nuntil the end");
+        assert_eq!(
+            reader.eof(&mut progress),
+            Outcome::Done {
+                status: 200,
+                reusable: false
+            }
+        );
+    }
+
+    #[test]
+    fn an_echo_is_compared() {
+        let mut reader = Reader::new(Arc::new(Exchange::echo(b"abcdef".to_vec(), true)));
+        let done = Outcome::Done {
+            status: 0,
+            reusable: true,
+        };
+        for size in 1..=6 {
+            assert_eq!(fed(&mut reader, b"abcdef", size), done);
+        }
+        let breach = Outcome::Failed(Failure::Protocol);
+        assert_eq!(fed(&mut reader, b"abcdeX", 3), breach);
+        assert_eq!(fed(&mut reader, b"abcdefg", 10), breach);
+    }
+}

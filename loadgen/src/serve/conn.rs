@@ -1,0 +1,165 @@
+//! One connection of a server: what it waits for, and what is still to be written.
+
+use moorgate::engine::parked::{Deci, Facts, Kind, Parked};
+use moorgate::engine::reactor::Sock;
+use moorgate::engine::slab::Key;
+use moorgate_codecs::http1::Server;
+use moorgate_codecs::{Codec, Compact, StreamId};
+
+use super::answers::Answers;
+
+/// What a server keeps with parked connections.
+#[derive(Debug)]
+pub(super) struct ServeFacts;
+
+impl Facts for ServeFacts {
+    type Cold = Remains;
+    type Peer = ();
+    type Message = ();
+}
+
+/// What is kept of a connection with an open request while it is parked.
+#[derive(Debug)]
+pub(super) struct Remains {
+    codec: Compact,
+    doing: Doing,
+}
+
+/// What a connection is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Reads a request, or waits for one.
+    Reading,
+    /// Sends the request's body back as it comes.
+    Echoing(StreamId),
+    /// Reads the request's body and drops it. `head`: the answer has no body.
+    Taking { head: bool },
+    /// Answers at the given time.
+    Waiting {
+        stream: StreamId,
+        head: bool,
+        due_ms: u64,
+    },
+    /// Sends event `next` at the given time, if any.
+    Events {
+        stream: StreamId,
+        next: u32,
+        due_ms: Option<u64>,
+    },
+}
+
+impl Doing {
+    /// When it wants to be called.
+    pub(super) fn due_ms(self) -> Option<u64> {
+        match self {
+            Self::Reading | Self::Echoing(_) | Self::Taking { .. } => None,
+            Self::Waiting { due_ms, .. } => Some(due_ms),
+            Self::Events { due_ms, .. } => due_ms,
+        }
+    }
+}
+
+/// A resident connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) key: Key,
+    pub(super) sock: Sock,
+    /// Of HTTP; a TCP echo has none.
+    pub(super) codec: Option<Server>,
+    pub(super) doing: Doing,
+    /// Input that was not consumed yet.
+    pub(super) rest: Vec<u8>,
+    /// Output that the socket did not take.
+    pub(super) queue: Vec<u8>,
+    /// Bytes of a generated body that follow it.
+    pub(super) fill: u64,
+    /// Registered for writing.
+    pub(super) armed: bool,
+    /// The client sends no more.
+    pub(super) read_closed: bool,
+    /// More may be there to read.
+    pub(super) readable: bool,
+    /// What is in `rest` could be decoded, but not before something else is done.
+    pub(super) held: bool,
+    /// To be closed when the output is written.
+    pub(super) closing: bool,
+    /// When it last read.
+    pub(super) active_ms: u64,
+}
+
+impl Conn {
+    /// A new connection.
+    pub(super) fn new(key: Key, sock: Sock, codec: Option<Server>, now_ms: u64) -> Self {
+        Self {
+            key,
+            sock,
+            codec,
+            doing: Doing::Reading,
+            rest: Vec::new(),
+            queue: Vec::new(),
+            fill: 0,
+            armed: false,
+            read_closed: false,
+            readable: false,
+            held: false,
+            closing: false,
+            active_ms: now_ms,
+        }
+    }
+
+    /// Output waits for the socket: nothing more may be made.
+    pub(super) fn blocked(&self) -> bool {
+        !self.queue.is_empty() || self.fill > 0
+    }
+
+    /// Nothing has to be done before its time comes or a byte arrives.
+    fn is_silent(&self) -> bool {
+        self.rest.is_empty() && !self.blocked() && !self.read_closed && !self.readable
+    }
+
+    /// The record to park it with, when it is silent.
+    pub(super) fn record(&self) -> Option<Parked<ServeFacts>> {
+        if !self.is_silent() {
+            return None;
+        }
+        let codec = match &self.codec {
+            Some(codec) => codec.park()?,
+            None => Compact::default(),
+        };
+        let open = self.doing != Doing::Reading || !codec.is_empty();
+        Some(Parked {
+            socks: [self.sock, Sock(-1)],
+            owner: 0,
+            chain: 0,
+            opened: Deci(0),
+            deadline: self.doing.due_ms().map_or(Deci::NEVER, Deci::from_ms),
+            requests: 0,
+            kind: if open { Kind::Mux } else { Kind::Idle },
+            flags: 0,
+            peer: None,
+            cold: open.then(|| {
+                let doing = self.doing;
+                Box::new(Remains { codec, doing })
+            }),
+        })
+    }
+
+    /// The connection of a record, resident again.
+    pub(super) fn unpark(
+        key: Key,
+        record: Parked<ServeFacts>,
+        answers: &Answers,
+        http: bool,
+        now_ms: u64,
+    ) -> Self {
+        let (codec, doing) = match record.cold {
+            Some(remains) => (remains.codec, remains.doing),
+            None => (Compact::default(), Doing::Reading),
+        };
+        let codec = http.then(|| Server::unpark(answers.settings.clone(), &codec));
+        Self {
+            doing,
+            ..Self::new(key, record.socks[0], codec, now_ms)
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The program against itself, over loopback sockets: bounded, and ending what it started.
+
+mod hold;
+mod run;
+mod support;

@@ -1,0 +1,604 @@
+//! Which host, and may it be used now.
+//!
+//! A [`Cluster`] is immutable configuration plus the hosts known when the snapshot was made. What
+//! changes between snapshots (health, active requests, breaker counts) lives in [`Host`] and
+//! [`Breakers`], which are shared by all workers and survive a reload. It must never touch a socket
+//! of the data path, and nothing here blocks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::engine::reactor::{Addr, SocketOptions};
+use crate::telemetry::stats::ClusterStats;
+
+/// Names a cluster for the life of the process: an interned name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId(pub u32);
+
+/// Names a host for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(pub u32);
+
+/// A cluster as one snapshot sees it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Id.
+    pub id: ClusterId,
+    /// Name.
+    pub name: Arc<str>,
+    /// `alt_stat_name`, else the name.
+    pub stat_name: Arc<str>,
+    /// Settings.
+    pub config: Arc<ClusterConfig>,
+    /// Hosts by priority, as last resolved.
+    pub hosts: Arc<HostSet>,
+    /// Counters.
+    pub stats: ClusterStats,
+    /// Process-wide counts that the thresholds limit.
+    pub breakers: Arc<Breakers>,
+}
+
+/// Settings of a cluster that do not change with its hosts.
+#[derive(Debug)]
+pub struct ClusterConfig {
+    /// How to choose a host.
+    pub balancer: BalancerKind,
+    /// Milliseconds to connect, default 5000.
+    pub connect_timeout_ms: u64,
+    /// An idle pooled connection is closed after this; 0 never. Default 1 h.
+    pub idle_timeout_ms: u64,
+    /// A connection is closed after this age; 0 never.
+    pub max_connection_duration_ms: u64,
+    /// Requests per connection; 0 is unlimited.
+    pub max_requests_per_connection: u32,
+    /// Pending bytes towards a peer at which the source is no longer read. Default 1 MiB.
+    pub buffer_limit: u32,
+    /// Options of upstream sockets.
+    pub socket: SocketOptions,
+    /// Thresholds: default priority, high priority.
+    pub thresholds: [Thresholds; 2],
+    /// HTTP/1 settings of the upstream side.
+    pub http1: Arc<moorgate_codecs::http1::Settings>,
+    /// Below this share of healthy hosts (per cent) all are used. Default 50; 0 is never.
+    pub panic_threshold: u32,
+    /// Below the panic threshold no host is used (`fail_traffic_on_panic`).
+    pub fail_traffic_on_panic: bool,
+    /// How much more than its share a priority can carry before the next one is used, in per cent
+    /// (`overprovisioning_factor`). Default 140.
+    pub overprovisioning: u32,
+    /// Hosts not checked yet count neither as healthy nor as unhealthy
+    /// (`ignore_new_hosts_until_first_hc`).
+    pub ignore_new_hosts: bool,
+    /// `ignore_health_on_host_removal`.
+    pub drop_unhealthy_on_removal: bool,
+    /// Active health checks. Like Envoy we have one per cluster: the first.
+    pub health_checks: Vec<HealthCheck>,
+    /// Where hosts come from.
+    pub discovery: Discovery,
+    /// Codec other than HTTP/1, for protocols that bring their own.
+    pub codec: Option<Arc<dyn CodecFactory>>,
+}
+
+impl Default for ClusterConfig {
+    /// Envoy's defaults, a static cluster.
+    fn default() -> Self {
+        Self {
+            balancer: BalancerKind::RoundRobin,
+            connect_timeout_ms: 5_000,
+            idle_timeout_ms: 3_600_000,
+            max_connection_duration_ms: 0,
+            max_requests_per_connection: 0,
+            buffer_limit: 1 << 20,
+            socket: SocketOptions::default(),
+            thresholds: [Thresholds::default(); 2],
+            http1: Arc::default(),
+            panic_threshold: 50,
+            fail_traffic_on_panic: false,
+            overprovisioning: 140,
+            ignore_new_hosts: false,
+            drop_unhealthy_on_removal: false,
+            health_checks: Vec::new(),
+            discovery: Discovery::Static,
+            codec: None,
+        }
+    }
+}
+
+/// Makes codecs for connections of one protocol.
+pub trait CodecFactory: Send + Sync + std::fmt::Debug {
+    /// A codec for a new connection.
+    fn make(&self) -> Box<dyn moorgate_codecs::Codec>;
+    /// A codec for a connection that was parked.
+    fn unpark(&self, compact: &moorgate_codecs::Compact) -> Box<dyn moorgate_codecs::Codec>;
+}
+
+/// Load balancing policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalancerKind {
+    RoundRobin,
+    /// Power of N choices by active requests; by weight when weights differ.
+    LeastRequest {
+        choices: u32,
+    },
+    Random,
+}
+
+/// Where a cluster's hosts come from.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// Given addresses.
+    Static,
+    /// Every address of every name.
+    StrictDns(Arc<DnsSource>),
+    /// The first address of one name; established connections stay when it changes.
+    LogicalDns(Arc<DnsSource>),
+}
+
+/// Names to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSource {
+    /// The names.
+    pub names: Vec<DnsName>,
+    /// Time between look-ups (`dns_refresh_rate`), default 5 s.
+    pub refresh_ms: u64,
+    /// Back-off after failures (`dns_failure_refresh_rate`): base and maximum. `None`: as
+    /// [`refresh_ms`](Self::refresh_ms).
+    pub failure_refresh_ms: Option<(u64, u64)>,
+    /// A random time below this is added to each wait (`dns_jitter`).
+    pub jitter_ms: u64,
+    /// Use the records' TTL instead of the refresh rate (`respect_dns_ttl`).
+    pub respect_ttl: bool,
+    /// A TTL below this counts as this (`dns_min_refresh_rate`), default 1 s.
+    pub min_refresh_ms: u64,
+    /// Address families wanted.
+    pub family: DnsFamily,
+    /// Resolvers given in the configuration, instead of /etc/resolv.conf.
+    pub resolvers: Vec<std::net::SocketAddr>,
+    /// Ask over TCP only (`use_tcp_for_dns_lookups`).
+    pub tcp_only: bool,
+    /// Take names as they are, without the search list (`no_default_search_domain`).
+    pub no_search: bool,
+}
+
+impl Default for DnsSource {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            refresh_ms: 5_000,
+            failure_refresh_ms: None,
+            jitter_ms: 0,
+            respect_ttl: false,
+            min_refresh_ms: 1_000,
+            family: DnsFamily::Auto,
+            resolvers: Vec::new(),
+            tcp_only: false,
+            no_search: false,
+        }
+    }
+}
+
+/// One name of a DNS cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsName {
+    /// Host name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Load balancing weight.
+    pub weight: u32,
+    /// Priority, 0 is first.
+    pub priority: u32,
+    /// `hostname` of the endpoint; empty: the host name.
+    pub hostname: String,
+    /// `health_check_config` of the endpoint.
+    pub health_target: HealthTarget,
+}
+
+/// An endpoint of a static cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub addr: Addr,
+    /// `hostname`.
+    pub hostname: String,
+    /// Load balancing weight.
+    pub weight: u32,
+    /// Priority, 0 is first.
+    pub priority: u32,
+    /// `health_status` as [`Host`] flags: [`Host::FAILED_EDS_HEALTH`],
+    /// [`Host::EDS_STATUS_DRAINING`], [`Host::DEGRADED_EDS_HEALTH`] or 0.
+    pub flags: u32,
+    /// `health_check_config`.
+    pub health_target: HealthTarget,
+}
+
+/// How one endpoint is checked, where it differs from the cluster (`health_check_config`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthTarget {
+    /// Another port.
+    pub port: Option<u16>,
+    /// Another address.
+    pub addr: Option<std::net::IpAddr>,
+    /// The `host` of HTTP checks; empty: that of the check, or the cluster's name.
+    pub hostname: String,
+    /// Not checked at all; counts as healthy.
+    pub disabled: bool,
+}
+
+/// `dns_lookup_family`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    #[default]
+    Auto,
+    V4Only,
+    V6Only,
+    V4Preferred,
+    All,
+}
+
+/// Circuit breaker thresholds of one priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Default 1024.
+    pub max_connections: u32,
+    /// Default 1024.
+    pub max_pending_requests: u32,
+    /// Default 1024.
+    pub max_requests: u32,
+    /// Default 3.
+    pub max_retries: u32,
+    /// Report what remains as gauges.
+    pub track_remaining: bool,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            track_remaining: false,
+        }
+    }
+}
+
+/// One upstream endpoint.
+#[derive(Debug)]
+pub struct Host {
+    /// Id.
+    pub id: HostId,
+    /// Where to connect.
+    pub addr: Addr,
+    /// Name it was resolved from, or the configured `hostname`; for auto_host_rewrite.
+    pub hostname: String,
+    /// Priority, 0 is first.
+    pub priority: u32,
+    /// How it is checked, where that differs from the cluster.
+    pub health_target: HealthTarget,
+    /// Requests in flight: what least-request compares.
+    pub active_requests: CachePadded<AtomicU32>,
+    /// Requests, errors, connections, connect failures: for /clusters.
+    pub totals: HostTotals,
+    weight: AtomicU32,
+    health: AtomicU32,
+    epoch: Arc<HealthEpoch>,
+}
+
+/// Counts the changes of health and weight of a cluster's hosts, so that balancers notice them by one
+/// load. Shared by every host and host set of a cluster.
+#[derive(Debug, Default)]
+pub struct HealthEpoch(AtomicU64);
+
+impl HealthEpoch {
+    /// The number of changes so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn bump(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// How far a host may be used, from its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usable {
+    /// No flag speaks against it.
+    Healthy,
+    /// Used when the healthy ones do not suffice.
+    Degraded,
+    /// Used in panic only.
+    Unhealthy,
+}
+
+impl Host {
+    /// An active health check failed (or none succeeded yet).
+    pub const FAILED_ACTIVE_HC: u32 = 1;
+    /// Ejected by outlier detection.
+    pub const FAILED_OUTLIER_CHECK: u32 = 2;
+    /// Configuration says it is unhealthy.
+    pub const FAILED_EDS_HEALTH: u32 = 4;
+    /// An active health check said it is degraded.
+    pub const DEGRADED_ACTIVE_HC: u32 = 8;
+    /// Configuration says it is degraded.
+    pub const DEGRADED_EDS_HEALTH: u32 = 16;
+    /// No longer in discovery, kept because it is healthy.
+    pub const PENDING_DYNAMIC_REMOVAL: u32 = 32;
+    /// Not checked since it was added, and not to be counted before
+    /// ([`ClusterConfig::ignore_new_hosts`]).
+    pub const PENDING_ACTIVE_HC: u32 = 64;
+    /// The last failed check was a timeout.
+    pub const ACTIVE_HC_TIMEOUT: u32 = 128;
+    /// Configuration says it is draining.
+    pub const EDS_STATUS_DRAINING: u32 = 256;
+    /// Failed its check and asked not to be counted (`x-envoy-immediate-health-check-fail`).
+    pub const EXCLUDED_VIA_IMMEDIATE_HC_FAIL: u32 = 512;
+
+    /// Flags by the names Envoy's `/clusters` prints.
+    pub const FLAG_NAMES: [(u32, &'static str); 10] = [
+        (Self::FAILED_ACTIVE_HC, "failed_active_hc"),
+        (Self::FAILED_OUTLIER_CHECK, "failed_outlier_check"),
+        (Self::FAILED_EDS_HEALTH, "failed_eds_health"),
+        (Self::DEGRADED_ACTIVE_HC, "degraded_active_hc"),
+        (Self::DEGRADED_EDS_HEALTH, "degraded_eds_health"),
+        (Self::PENDING_DYNAMIC_REMOVAL, "pending_dynamic_removal"),
+        (Self::PENDING_ACTIVE_HC, "pending_active_hc"),
+        (Self::ACTIVE_HC_TIMEOUT, "active_hc_timeout"),
+        (Self::EDS_STATUS_DRAINING, "eds_status_draining"),
+        (
+            Self::EXCLUDED_VIA_IMMEDIATE_HC_FAIL,
+            "excluded_via_immediate_hc_fail",
+        ),
+    ];
+
+    const UNHEALTHY: u32 = Self::FAILED_ACTIVE_HC
+        | Self::FAILED_OUTLIER_CHECK
+        | Self::FAILED_EDS_HEALTH
+        | Self::EDS_STATUS_DRAINING;
+    const DEGRADED: u32 = Self::DEGRADED_ACTIVE_HC | Self::DEGRADED_EDS_HEALTH;
+
+    /// A healthy host of weight 1.
+    #[must_use]
+    pub fn new(
+        id: HostId,
+        addr: Addr,
+        hostname: String,
+        priority: u32,
+        epoch: Arc<HealthEpoch>,
+    ) -> Self {
+        Self {
+            id,
+            addr,
+            hostname,
+            priority,
+            health_target: HealthTarget::default(),
+            active_requests: CachePadded::default(),
+            totals: HostTotals::default(),
+            weight: AtomicU32::new(1),
+            health: AtomicU32::new(0),
+            epoch,
+        }
+    }
+
+    /// Load balancing weight, at least 1.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Changes the weight (0 counts as 1); balancers notice.
+    pub fn set_weight(&self, weight: u32) {
+        let weight = weight.max(1);
+        if self.weight.swap(weight, Ordering::Relaxed) != weight {
+            self.epoch.bump();
+        }
+    }
+
+    /// The flags; 0 is healthy.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        self.health.load(Ordering::Relaxed)
+    }
+
+    /// Sets some flags and clears others (setting wins); balancers notice. True when this changed
+    /// whether the host may be used.
+    pub fn change_flags(&self, set: u32, clear: u32) -> bool {
+        let change = |flags: u32| Some((flags & !clear) | set);
+        let old = self
+            .health
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
+            .unwrap_or_default();
+        let new = (old & !clear) | set;
+        if old != new {
+            self.epoch.bump();
+        }
+        Self::usable_with(old) != Self::usable_with(new)
+    }
+
+    /// How far the host may be used.
+    #[must_use]
+    pub fn usable(&self) -> Usable {
+        Self::usable_with(self.flags())
+    }
+
+    /// It counts neither as healthy nor as unhealthy (`membership_excluded`).
+    #[must_use]
+    pub fn is_excluded(&self) -> bool {
+        self.flags() & (Self::PENDING_ACTIVE_HC | Self::EXCLUDED_VIA_IMMEDIATE_HC_FAIL) != 0
+    }
+
+    fn usable_with(flags: u32) -> Usable {
+        if flags & Self::UNHEALTHY != 0 {
+            Usable::Unhealthy
+        } else if flags & Self::DEGRADED != 0 {
+            Usable::Degraded
+        } else {
+            Usable::Healthy
+        }
+    }
+}
+
+/// Totals of a host, written at the end of a request or connection.
+#[derive(Debug, Default)]
+pub struct HostTotals {
+    pub cx_active: AtomicU32,
+    pub cx_total: AtomicU64,
+    pub cx_connect_fail: AtomicU64,
+    pub rq_total: AtomicU64,
+    pub rq_success: AtomicU64,
+    pub rq_error: AtomicU64,
+    pub rq_timeout: AtomicU64,
+}
+
+/// Hosts of a cluster at one time.
+#[derive(Debug)]
+pub struct HostSet {
+    /// All hosts, by priority.
+    pub priorities: Vec<Vec<Arc<Host>>>,
+    version: u64,
+    epoch: Arc<HealthEpoch>,
+}
+
+impl Default for HostSet {
+    fn default() -> Self {
+        Self::new(Vec::new(), Arc::default())
+    }
+}
+
+impl HostSet {
+    /// A set of hosts that share `epoch`.
+    #[must_use]
+    pub fn new(priorities: Vec<Vec<Arc<Host>>>, epoch: Arc<HealthEpoch>) -> Self {
+        static VERSIONS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            priorities,
+            version: VERSIONS.fetch_add(1, Ordering::Relaxed),
+            epoch,
+        }
+    }
+
+    /// The host is in the set.
+    #[must_use]
+    pub fn has(&self, id: HostId) -> bool {
+        self.priorities.iter().flatten().any(|host| host.id == id)
+    }
+
+    /// A number that no other set of this process has.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Counts changes of health and weight of the hosts.
+    #[must_use]
+    pub fn epoch(&self) -> &Arc<HealthEpoch> {
+        &self.epoch
+    }
+
+    /// All hosts, by falling priority.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.priorities.iter().flatten()
+    }
+}
+
+/// An active health check (Envoy's `HealthCheck`). Times are in ms; where 0 means "not set" the
+/// interval that applies instead is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// A check without a result by then has failed.
+    pub timeout_ms: u64,
+    /// From the end of one check to the start of the next.
+    pub interval_ms: u64,
+    /// The first check of a host waits a random time up to this.
+    pub initial_jitter_ms: u64,
+    /// Each wait is longer by a random time up to this.
+    pub interval_jitter_ms: u64,
+    /// Each wait is longer by a random share of it up to this many per cent.
+    pub interval_jitter_percent: u32,
+    /// Failures in a row that make a healthy host unhealthy. A status that is not retriable does so
+    /// at once.
+    pub unhealthy_threshold: u32,
+    /// Successes in a row that make an unhealthy host healthy. The first check of a host counts alone.
+    pub healthy_threshold: u32,
+    /// Interval while the cluster has never had a connection. Default 60 s.
+    pub no_traffic_interval_ms: u64,
+    /// The same for healthy hosts; 0: [`no_traffic_interval_ms`](Self::no_traffic_interval_ms).
+    pub no_traffic_healthy_interval_ms: u64,
+    /// Interval for unhealthy hosts; 0: [`interval_ms`](Self::interval_ms).
+    pub unhealthy_interval_ms: u64,
+    /// Interval while a healthy host fails but not often enough yet; 0: the one for unhealthy hosts.
+    pub unhealthy_edge_interval_ms: u64,
+    /// Interval while an unhealthy host succeeds but not often enough yet; 0:
+    /// [`interval_ms`](Self::interval_ms).
+    pub healthy_edge_interval_ms: u64,
+    /// Keep the connection between checks. Default true.
+    pub reuse_connection: bool,
+    /// What a check does.
+    pub kind: HealthCheckKind,
+}
+
+impl Default for HealthCheck {
+    /// Envoy's defaults and a plain TCP connect. Timeout, interval and thresholds are required there;
+    /// here they are 1 s, 5 s, 3 and 2.
+    fn default() -> Self {
+        Self {
+            timeout_ms: 1_000,
+            interval_ms: 5_000,
+            initial_jitter_ms: 0,
+            interval_jitter_ms: 0,
+            interval_jitter_percent: 0,
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+            no_traffic_interval_ms: 60_000,
+            no_traffic_healthy_interval_ms: 0,
+            unhealthy_interval_ms: 0,
+            unhealthy_edge_interval_ms: 0,
+            healthy_edge_interval_ms: 0,
+            reuse_connection: true,
+            kind: HealthCheckKind::Tcp {
+                send: Vec::new(),
+                receive: Vec::new(),
+            },
+        }
+    }
+}
+
+/// What a health check does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    /// Connect; optionally send bytes and look for others, in order, in the answer.
+    Tcp {
+        send: Vec<u8>,
+        receive: Vec<Vec<u8>>,
+    },
+    /// A request that wants one of these statuses.
+    Http {
+        /// `host`; empty: the cluster's name.
+        host: String,
+        path: String,
+        method: String,
+        /// Empty: 200.
+        expected: Vec<std::ops::Range<u16>>,
+        /// Statuses that count towards the threshold instead of failing the host at once.
+        retriable: Vec<std::ops::Range<u16>>,
+        /// `request_headers_to_add`.
+        headers: Vec<(String, String)>,
+        /// The first 1024 bytes of the body must contain these, in order.
+        receive: Vec<Vec<u8>>,
+    },
+}
+
+pub mod balance;
+pub mod breaker;
+mod dice;
+pub mod dns;
+pub mod health;
+pub mod manager;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use breaker::{BreakerCounts, Breakers};

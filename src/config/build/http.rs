@@ -1,0 +1,276 @@
+//! `HttpConnectionManager`.
+
+use std::sync::Arc;
+
+use moorgate_codecs::http1;
+use moorgate_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Transformation;
+use moorgate_protos::envoy::config::core::v3::{Http1ProtocolOptions, HttpProtocolOptions};
+use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
+use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+};
+use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+
+use super::{Context, Outcome, access_log, headers, present, required, route, time, upstream};
+use crate::config::{FieldPath, unpack};
+use crate::proxy::config::{EscapedSlashes, Http, Rules, ServerHeader, StripPort, Underscores};
+use crate::route::{Action, RouteTable};
+use crate::telemetry::stats::HttpStats;
+
+/// The upgrade type that stands for CONNECT.
+const CONNECT: &str = "connect";
+
+pub(super) fn build(
+    message: &HttpConnectionManager,
+    context: &Context<'_>,
+    path: &FieldPath<'_>,
+) -> Outcome<Http> {
+    let stat_prefix = required(&message.stat_prefix, &path.field("stat_prefix"))?;
+    let routes = match &message.route_specifier {
+        Some(RouteSpecifier::RouteConfig(routes)) => {
+            route::build(routes, context, &path.field("route_config"))?
+        }
+        _ => return Err(path.field("route_config").error("is required")),
+    };
+    let upgrades = upgrades(message, path)?;
+    let nothing = HttpProtocolOptions::default();
+    let common = message.common_http_protocol_options.as_ref();
+    let common = common.unwrap_or(&nothing);
+    let common_path = path.field("common_http_protocol_options");
+    let http1 = message.http_protocol_options.clone().unwrap_or_default();
+    let limit = |value: &Option<_>, default, name: &str| {
+        time::or(value.as_ref(), default, &path.field(name))
+    };
+    let common_limit = |value: &Option<_>, default, name: &str| {
+        time::or(value.as_ref(), default, &common_path.field(name))
+    };
+    Ok(Http {
+        stat_prefix: stat_prefix.to_owned(),
+        http1: Arc::new(settings(message, &http1, common, &upgrades, &routes, path)?),
+        codec: None,
+        filters: Vec::new(),
+        rules: rules(message, common, router(message, path)?, path)?,
+        idle_timeout_ms: common_limit(&common.idle_timeout, 3_600_000, "idle_timeout")?,
+        max_connection_duration_ms: common_limit(
+            &common.max_connection_duration,
+            0,
+            "max_connection_duration",
+        )?,
+        max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
+        request_headers_timeout_ms: limit(
+            &message.request_headers_timeout,
+            0,
+            "request_headers_timeout",
+        )?,
+        request_timeout_ms: limit(&message.request_timeout, 0, "request_timeout")?,
+        stream_idle_timeout_ms: limit(
+            &message.stream_idle_timeout,
+            300_000,
+            "stream_idle_timeout",
+        )?,
+        max_stream_duration_ms: common_limit(
+            &common.max_stream_duration,
+            0,
+            "max_stream_duration",
+        )?,
+        drain_timeout_ms: limit(&message.drain_timeout, 5_000, "drain_timeout")?,
+        delayed_close_timeout_ms: limit(
+            &message.delayed_close_timeout,
+            1_000,
+            "delayed_close_timeout",
+        )?,
+        proxy_100_continue: message.proxy_100_continue,
+        stream_error_on_invalid_http_message: http1
+            .override_stream_error_on_invalid_http_message
+            .or(message.stream_error_on_invalid_http_message)
+            .unwrap_or(false),
+        upgrades,
+        access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
+        stats: HttpStats::new(context.builder.names, &format!("http.{stat_prefix}.")),
+        routes: Arc::new(routes),
+    })
+}
+
+/// `upgrade_configs`: (token in lower case, enabled).
+fn upgrades(message: &HttpConnectionManager, path: &FieldPath<'_>) -> Outcome<Vec<(String, bool)>> {
+    let path = path.field("upgrade_configs");
+    let mut upgrades: Vec<(String, bool)> = Vec::new();
+    for (index, config) in message.upgrade_configs.iter().enumerate() {
+        let path = path.index(index);
+        let path = path.field("upgrade_type");
+        let token = required(&config.upgrade_type, &path)?.to_ascii_lowercase();
+        headers::check_text(&token, &path)?;
+        if upgrades.iter().any(|(other, _)| *other == token) {
+            return Err(path.error(format!("'{token}' is in the list already")));
+        }
+        upgrades.push((token, config.enabled.unwrap_or(true)));
+    }
+    Ok(upgrades)
+}
+
+fn settings(
+    message: &HttpConnectionManager,
+    http1: &Http1ProtocolOptions,
+    common: &HttpProtocolOptions,
+    upgrades: &[(String, bool)],
+    routes: &RouteTable,
+    path: &FieldPath<'_>,
+) -> Outcome<http1::Settings> {
+    // What any route may switch, the codec has to understand.
+    let by_routes = routes.routes().filter_map(|route| match &route.action {
+        Action::Forward(forward) => Some(&forward.upgrades),
+        _ => None,
+    });
+    let mut tokens: Vec<String> = upgrades
+        .iter()
+        .chain(by_routes.flatten())
+        .filter(|(_, enabled)| *enabled)
+        .map(|(token, _)| token.clone())
+        .collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let allow_connect = tokens.iter().any(|token| token == CONNECT);
+    tokens.retain(|token| token != CONNECT);
+    let default_host = http1.default_host_for_http_10.as_str();
+    let at = path.field("http_protocol_options");
+    headers::check_text(default_host, &at.field("default_host_for_http_10"))?;
+    Ok(http1::Settings {
+        max_head_bytes: upstream::head_bytes(
+            message.max_request_headers_kb,
+            &path.field("max_request_headers_kb"),
+        )?,
+        max_fields: upstream::max_fields(common, &path.field("common_http_protocol_options"))?,
+        accept_http_10: http1.accept_http_10,
+        default_host_for_http_10: (!default_host.is_empty()).then(|| default_host.to_owned()),
+        allow_absolute_url: http1.allow_absolute_url.unwrap_or(true),
+        enable_trailers: http1.enable_trailers,
+        upgrades: tokens,
+        allow_connect,
+        proper_case: upstream::proper_case(http1.header_key_format.as_ref()),
+    })
+}
+
+/// The router that has to be the one HTTP filter.
+fn router(message: &HttpConnectionManager, path: &FieldPath<'_>) -> Outcome<Router> {
+    let path = path.field("http_filters");
+    let [filter] = message.http_filters.as_slice() else {
+        return Err(path.error("has to have one filter, the router"));
+    };
+    let path = path.index(0);
+    required(&filter.name, &path.field("name"))?;
+    let path = path.field("typed_config");
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => unpack(any, &path),
+        _ => Err(path.error("is required")),
+    }
+}
+
+fn rules(
+    message: &HttpConnectionManager,
+    common: &HttpProtocolOptions,
+    router: Router,
+    path: &FieldPath<'_>,
+) -> Outcome<Rules> {
+    let defaults = Rules::default();
+    headers::check_text(&message.server_name, &path.field("server_name"))?;
+    headers::check_text(&message.via, &path.field("via"))?;
+    let scheme_overwrite = match &message.scheme_header_transformation {
+        None => None,
+        Some(change) => {
+            let path = path.field("scheme_header_transformation");
+            let path = path.field("scheme_to_overwrite");
+            let Transformation::SchemeToOverwrite(scheme) =
+                present(change.transformation.as_ref(), &path)?;
+            match scheme.as_str() {
+                "http" | "https" => Some(scheme.clone()),
+                _ => return Err(path.error("has to be http or https")),
+            }
+        }
+    };
+    Ok(Rules {
+        use_remote_address: message.use_remote_address.unwrap_or(false),
+        xff_num_trusted_hops: message.xff_num_trusted_hops,
+        skip_xff_append: message.skip_xff_append,
+        via: message.via.clone(),
+        generate_request_id: message.generate_request_id.unwrap_or(true),
+        preserve_external_request_id: message.preserve_external_request_id,
+        always_set_request_id_in_response: message.always_set_request_id_in_response,
+        normalize_path: message.normalize_path.unwrap_or(false),
+        merge_slashes: message.merge_slashes,
+        escaped_slashes: escaped_slashes(message, path)?,
+        strip_port: strip_port(message, path)?,
+        strip_trailing_host_dot: message.strip_trailing_host_dot,
+        underscores: underscores(common, path)?,
+        scheme_overwrite,
+        suppress_envoy_headers: router.suppress_envoy_headers,
+        respect_expected_rq_timeout: router.respect_expected_rq_timeout,
+        server_name: match message.server_name.as_str() {
+            "" => defaults.server_name,
+            name => name.to_owned(),
+        },
+        server_header: server_header(message, path)?,
+        // Not to be set: see the tables of supported fields.
+        internal_networks: Vec::new(),
+        unix_sockets_internal: false,
+        append_x_forwarded_port: message.append_x_forwarded_port,
+    })
+}
+
+fn escaped_slashes(
+    message: &HttpConnectionManager,
+    path: &FieldPath<'_>,
+) -> Outcome<EscapedSlashes> {
+    use PathWithEscapedSlashesAction as Action;
+    let path = path.field("path_with_escaped_slashes_action");
+    match Action::try_from(message.path_with_escaped_slashes_action) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => {
+            Ok(EscapedSlashes::Keep)
+        }
+        Ok(Action::RejectRequest) => Ok(EscapedSlashes::Reject),
+        Ok(Action::UnescapeAndRedirect) => Ok(EscapedSlashes::UnescapeAndRedirect),
+        Ok(Action::UnescapeAndForward) => Ok(EscapedSlashes::UnescapeAndForward),
+        Err(_) => Err(path.error("is not known")),
+    }
+}
+
+fn strip_port(message: &HttpConnectionManager, path: &FieldPath<'_>) -> Outcome<StripPort> {
+    let any = matches!(
+        message.strip_port_mode,
+        Some(StripPortMode::StripAnyHostPort(true))
+    );
+    match (any, message.strip_matching_host_port) {
+        (true, true) => Err(path
+            .field("strip_any_host_port")
+            .error("cannot be used together with strip_matching_host_port")),
+        (true, false) => Ok(StripPort::Any),
+        (false, true) => Ok(StripPort::Matching),
+        (false, false) => Ok(StripPort::Keep),
+    }
+}
+
+fn underscores(common: &HttpProtocolOptions, path: &FieldPath<'_>) -> Outcome<Underscores> {
+    use HeadersWithUnderscoresAction as Action;
+    match Action::try_from(common.headers_with_underscores_action) {
+        Ok(Action::Allow) => Ok(Underscores::Allow),
+        Ok(Action::RejectRequest) => Ok(Underscores::RejectRequest),
+        Ok(Action::DropHeader) => Ok(Underscores::DropHeader),
+        Err(_) => Err(path
+            .field("common_http_protocol_options")
+            .field("headers_with_underscores_action")
+            .error("is not known")),
+    }
+}
+
+fn server_header(message: &HttpConnectionManager, path: &FieldPath<'_>) -> Outcome<ServerHeader> {
+    use ServerHeaderTransformation as Change;
+    match Change::try_from(message.server_header_transformation) {
+        Ok(Change::Overwrite) => Ok(ServerHeader::Overwrite),
+        Ok(Change::AppendIfAbsent) => Ok(ServerHeader::AppendIfAbsent),
+        Ok(Change::PassThrough) => Ok(ServerHeader::PassThrough),
+        Err(_) => Err(path
+            .field("server_header_transformation")
+            .error("is not known")),
+    }
+}

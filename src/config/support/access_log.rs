@@ -1,0 +1,47 @@
+//! Access logs and their formats.
+
+use super::Rule::{Ignored, Types, Yes};
+use super::Support;
+
+/// Where access logs go.
+pub(super) const ACCESS_LOGS: &[&str] = &[
+    "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+    "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+];
+
+pub(super) static TABLES: &[Support] = &[
+    Support {
+        message: "envoy.config.accesslog.v3.AccessLog",
+        fields: &[("name", Yes), ("typed_config", Types(ACCESS_LOGS))],
+    },
+    Support {
+        message: "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        fields: &[
+            ("path", Yes),
+            ("format", Yes),
+            ("json_format", Yes),
+            ("typed_json_format", Yes),
+            ("log_format", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+        fields: &[("log_format", Yes)],
+    },
+    Support {
+        message: "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+        fields: &[("log_format", Yes)],
+    },
+    Support {
+        message: "envoy.config.core.v3.SubstitutionFormatString",
+        fields: &[
+            ("text_format", Yes),
+            ("text_format_source", Yes),
+            ("json_format", Yes),
+            ("omit_empty_values", Yes),
+            // Only bodies of local replies have a type.
+            ("content_type", Ignored),
+        ],
+    },
+];

@@ -1,0 +1,94 @@
+//! Listeners, filter chains, tcp_proxy.
+
+use super::Rule::{Ignored, Off, On, Types, Values, Yes};
+use super::Support;
+use super::access_log::ACCESS_LOGS;
+
+/// Terminal network filters; there are no others yet.
+const NETWORK_FILTERS: &[&str] = &[
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+];
+
+pub(super) static TABLES: &[Support] = &[
+    Support {
+        message: "envoy.config.listener.v3.Listener",
+        fields: &[
+            ("name", Yes),
+            ("address", Yes),
+            ("additional_addresses", Yes),
+            ("stat_prefix", Yes),
+            ("filter_chains", Yes),
+            ("default_filter_chain", Yes),
+            ("per_connection_buffer_limit_bytes", Yes),
+            ("drain_type", Values(&["DEFAULT"])),
+            ("socket_options", Yes),
+            ("enable_reuse_port", Yes),
+            ("reuse_port", Yes),
+            ("access_log", Types(ACCESS_LOGS)),
+            ("tcp_backlog_size", Yes),
+            ("tcp_keepalive", Yes),
+            ("ignore_global_conn_limit", Yes),
+            ("bind_to_port", On),
+            ("use_original_dst", Off),
+            ("transparent", Off),
+            ("freebind", Off),
+            ("enable_mptcp", Off),
+            ("bypass_overload_manager", Off),
+            ("metadata", Ignored),
+            ("traffic_direction", Ignored),
+            // Without listener filters nothing can time out.
+            ("listener_filters_timeout", Ignored),
+            ("continue_on_listener_filters_timeout", Ignored),
+            // Connections are always placed by load, and accepted within a budget.
+            ("connection_balance_config", Ignored),
+            ("max_connections_to_accept_per_socket_event", Ignored),
+        ],
+    },
+    Support {
+        message: "envoy.config.listener.v3.AdditionalAddress",
+        fields: &[("address", Yes)],
+    },
+    Support {
+        message: "envoy.config.listener.v3.FilterChain",
+        fields: &[
+            ("name", Yes),
+            ("filter_chain_match", Yes),
+            ("filters", Yes),
+            ("transport_socket", Yes),
+            ("use_proxy_proto", Off),
+            ("metadata", Ignored),
+            // A plain socket is connected as soon as it is accepted.
+            ("transport_socket_connect_timeout", Ignored),
+        ],
+    },
+    // An empty one matches everything; conditions are not supported.
+    Support {
+        message: "envoy.config.listener.v3.FilterChainMatch",
+        fields: &[],
+    },
+    Support {
+        message: "envoy.config.listener.v3.Filter",
+        fields: &[("name", Yes), ("typed_config", Types(NETWORK_FILTERS))],
+    },
+    Support {
+        message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        fields: &[
+            ("stat_prefix", Yes),
+            ("cluster", Yes),
+            ("weighted_clusters", Yes),
+            ("idle_timeout", Yes),
+            ("access_log", Types(ACCESS_LOGS)),
+            ("max_connect_attempts", Yes),
+            ("max_downstream_connection_duration", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster",
+        fields: &[("clusters", Yes)],
+    },
+    Support {
+        message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+        fields: &[("name", Yes), ("weight", Yes)],
+    },
+];

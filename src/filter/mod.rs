@@ -1,0 +1,82 @@
+//! What may look at a stream, change it, or answer it.
+//!
+//! A filter sees one stream and never a connection, a socket or a cluster. It must not block: work
+//! that takes time is handed elsewhere and the filter answers [`Verdict::Pending`].
+
+use moorgate_codecs::Head;
+
+/// Makes one filter for each stream.
+pub trait FilterFactory: Send + Sync + std::fmt::Debug {
+    /// Name as configured.
+    fn name(&self) -> &str;
+    /// A filter for a new stream.
+    fn make(&self) -> Box<dyn Filter>;
+}
+
+/// Names a suspended filter call; the one who finishes the work hands it back to the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// What a filter wants done with what it was shown.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on to the next filter.
+    Continue,
+    /// Keep body bytes back, at most so many, and show the whole when it is there; above the limit
+    /// the request gets 413 (a response 500).
+    StopAndBuffer(usize),
+    /// Wait until the token is resumed; nothing of this stream moves on meanwhile.
+    Pending(Token),
+    /// Answer the client now.
+    Reply(Reply),
+}
+
+/// An answer of our own.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Status.
+    pub status: u16,
+    /// Body, sent as text/plain.
+    pub body: Vec<u8>,
+    /// Further fields.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: &'static str,
+}
+
+/// One filter of one stream. Methods that a filter does not care for do nothing.
+pub trait Filter: Send {
+    /// The request head, before routing.
+    fn request_head(&mut self, head: &mut Head, end: bool) -> Verdict {
+        let (_, _) = (head, end);
+        Verdict::Continue
+    }
+
+    /// Request body bytes (with `StopAndBuffer`: all of them, at the end).
+    fn request_data(&mut self, data: &mut Vec<u8>, end: bool) -> Verdict {
+        let (_, _) = (data, end);
+        Verdict::Continue
+    }
+
+    /// The response head.
+    fn response_head(&mut self, head: &mut Head, end: bool) -> Verdict {
+        let (_, _) = (head, end);
+        Verdict::Continue
+    }
+
+    /// A pending call is to go on: `Continue`, or `Reply`.
+    fn resumed(&mut self, token: Token) -> Verdict {
+        let _ = token;
+        Verdict::Continue
+    }
+
+    /// This filter looks at body bytes; without it they pass by uncopied.
+    fn wants_body(&self) -> bool {
+        false
+    }
+
+    /// This filter looks at the response; without it nothing is kept for it while parked.
+    fn wants_response(&self) -> bool {
+        false
+    }
+}

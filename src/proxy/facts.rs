@@ -1,0 +1,102 @@
+//! What the proxy keeps with connections and what its workers send each other.
+
+use std::sync::Arc;
+
+use moorgate_codecs::{Compact, StreamId};
+
+use super::config::{ListenerId, Snapshot};
+use super::moving::Bundle;
+use super::stream::Stream;
+use crate::cluster::{Cluster, Host};
+use crate::engine::parked::Facts;
+use crate::engine::reactor::{Addr, Sock};
+use crate::engine::slab::Key;
+use crate::filter::Token;
+
+/// An upstream host with the cluster it was chosen from. Old ones stay valid for the connections
+/// that use them; no snapshot is pinned by them.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Host.
+    pub host: Arc<Host>,
+    /// Its cluster.
+    pub cluster: Arc<Cluster>,
+}
+
+/// What the kernel cannot be asked again about a parked connection.
+#[derive(Debug)]
+pub enum Cold {
+    /// A client without streams whose codec has a remainder.
+    Codec(Compact),
+    /// An open, silent one-to-one exchange.
+    Exchange {
+        /// Remainder of the downstream codec.
+        down: Compact,
+        /// Remainder of the upstream codec.
+        up: Compact,
+        /// Stream number on each.
+        ids: (StreamId, StreamId),
+        /// Requests the upstream connection has carried.
+        up_requests: u32,
+        /// When the upstream connection was opened, ms.
+        up_opened_ms: u64,
+        /// The exchange.
+        stream: Box<Stream>,
+    },
+    /// A tunnel with facts for its access log.
+    Tunnel(Box<super::tunnel::Facts>),
+    /// A multiplexed client: remainder of its codec and its open streams, which stay in the table of
+    /// their worker.
+    Mux {
+        /// Remainder of the codec.
+        codec: Compact,
+        /// Stream numbers and their keys.
+        streams: Vec<(StreamId, Key)>,
+    },
+}
+
+/// Marks the types for the engine.
+#[derive(Debug)]
+pub enum ProxyFacts {}
+
+impl Facts for ProxyFacts {
+    type Cold = Cold;
+    type Peer = Arc<Endpoint>;
+    type Message = Message;
+}
+
+/// What is sent to a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// A connection that another worker accepted for this one.
+    Accepted {
+        sock: Sock,
+        peer: Addr,
+        listener: ListenerId,
+    },
+    /// A new configuration.
+    Snapshot(Arc<Snapshot>),
+    /// A connection that moves here with all that belongs to it.
+    Moved(Box<Bundle>),
+    /// A filter's pending call is to go on.
+    Resume(Token),
+    /// Accept from these sockets, and no others.
+    Listeners(Vec<super::listen::ListenSock>),
+    /// Stop accepting; close idle clients within so many ms and tell the others.
+    Drain {
+        /// All idle clients are gone by then.
+        within_ms: u64,
+        /// The worker ends when nobody is left, or when the time is over.
+        exit: bool,
+        /// Listening sockets are left at once.
+        close: bool,
+    },
+    /// Accept no more, leave connections alone.
+    CloseListeners,
+    /// Close everything and end.
+    Stop,
+}
+
+/// A parked connection fits a cache line, and its slot does not grow unnoticed.
+const _: () = assert!(size_of::<crate::engine::parked::Parked<ProxyFacts>>() <= 64);
+const _: () = assert!(size_of::<crate::engine::parked::Slot<ProxyFacts>>() <= 80);

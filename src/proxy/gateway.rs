@@ -1,0 +1,310 @@
+//! The proxy of one worker: everything it holds, and the few things all its rooms need.
+//!
+//! Connections and streams live in slabs and name each other by key. No room keeps a reference into
+//! another's object across a call, so anything may be closed, parked or moved between two steps.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moorgate_codecs::{Codec, Events, Out};
+
+use super::config::{ChainId, FilterChain, Listener, Snapshot};
+use super::conn::Conn;
+use super::facts::ProxyFacts;
+use super::listen::OpenListener;
+use super::stream::{Client, Stream, Streams};
+use super::upstream::Pool;
+use crate::cluster::balance::Balancer;
+use crate::cluster::{ClusterId, HostId};
+use crate::engine;
+use crate::engine::arena::Span;
+use crate::engine::chunk::Pressure;
+use crate::engine::reactor::Reactor;
+use crate::engine::slab::{Key, PagedSlab};
+use crate::engine::wheel::Wheel;
+use crate::filter::Token;
+use crate::telemetry::access_log::LogWriter;
+use crate::telemetry::recorder::Recorder;
+use crate::telemetry::stats::EngineStats;
+
+/// A worker's share of the engine, as the proxy uses it.
+pub(super) type Core<R> = engine::core::Core<R, ProxyFacts>;
+
+/// What all workers of the process share: one padded atomic each.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Downstream connections of the process.
+    pub connections: crossbeam_utils::CachePadded<AtomicU64>,
+    /// Numbers of connections.
+    pub next_connection: crossbeam_utils::CachePadded<AtomicU64>,
+    /// `x-envoy-immediate-health-check-fail` and `/healthcheck/fail`: health filters answer 503.
+    pub health_failed: std::sync::atomic::AtomicBool,
+}
+
+/// How the worker behaves; the values are measured ones, tests and chaos runs choose others.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// A resident connection on which nothing happened for so long is parked, ms.
+    pub quiet_ms: u64,
+    /// Bytes read from one connection in one turn.
+    pub read_budget: usize,
+    /// Length of the window in which load is counted, ms.
+    pub load_window_ms: u64,
+    /// Share of a window (per cent) that a worker must have worked to give connections away.
+    pub overload_percent: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            quiet_ms: 250,
+            read_budget: 256 * 1024,
+            load_window_ms: 50,
+            overload_percent: 40,
+        }
+    }
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Process-wide.
+    pub shared: Arc<Shared>,
+    /// First configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// This worker's counters.
+    pub recorder: Arc<Recorder>,
+    /// Names of the engine's counters.
+    pub engine_stats: EngineStats,
+    /// This worker's end of the access log.
+    pub logs: LogWriter,
+    /// Behaviour.
+    pub tuning: Tuning,
+    /// Name of this machine.
+    pub hostname: String,
+}
+
+/// A chain that the current configuration does not have any more.
+#[derive(Clone, Debug)]
+pub(super) struct ChainRef {
+    pub(super) listener: Arc<Listener>,
+    pub(super) chain: Arc<FilterChain>,
+}
+
+/// The proxy of one worker.
+#[derive(Debug)]
+pub struct Gateway {
+    pub(super) shared: Arc<Shared>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) chains: HashMap<ChainId, ChainRef>,
+    pub(super) retired: HashMap<ChainId, ChainRef>,
+    pub(super) stats: Arc<Recorder>,
+    pub(super) engine_stats: EngineStats,
+    pub(super) logs: LogWriter,
+    pub(super) tuning: Tuning,
+    pub(super) conns: PagedSlab<Conn>,
+    pub(super) streams: Streams,
+    pub(super) stream_wheel: Wheel,
+    pub(super) due_streams: Vec<u32>,
+    pub(super) pools: HashMap<HostId, Pool>,
+    pub(super) balancers: HashMap<ClusterId, Balancer>,
+    pub(super) listeners: Vec<Option<OpenListener>>,
+    /// Listeners out of descriptors, and when they accept again, ms.
+    pub(super) resting: Vec<(u32, u64)>,
+    pub(super) events: Events,
+    pub(super) out: Out,
+    /// Connections with output of this turn.
+    pub(super) dirty: Vec<Key>,
+    /// Connections to serve without an event.
+    pub(super) ready: VecDeque<Key>,
+    /// Streams whose filter call goes on somewhere else.
+    pub(super) suspended: HashMap<Token, Key>,
+    pub(super) clock: super::clock::Clock,
+    pub(super) load: super::balance::Load,
+    pub(super) sweep_ms: u64,
+    pub(super) sweep_at: Option<u32>,
+    pub(super) drain: Option<super::drain::Drain>,
+    pub(super) stopped: bool,
+    pub(super) published: engine::core::Tally,
+    pub(super) scratch: crate::route::headers::Scratch,
+    /// Name of this machine, for header values.
+    pub(super) hostname: String,
+}
+
+impl Gateway {
+    /// A worker's proxy. Listeners are opened by the caller and handed over with
+    /// [`adopt_listeners`](Self::adopt_listeners).
+    #[must_use]
+    pub fn new(parts: Parts, now_ms: u64) -> Self {
+        let mut gateway = Self {
+            shared: parts.shared,
+            snapshot: Arc::clone(&parts.snapshot),
+            chains: HashMap::new(),
+            retired: HashMap::new(),
+            stats: parts.recorder,
+            engine_stats: parts.engine_stats,
+            logs: parts.logs,
+            tuning: parts.tuning,
+            conns: PagedSlab::new(),
+            streams: Streams::default(),
+            stream_wheel: Wheel::new(now_ms),
+            due_streams: Vec::new(),
+            pools: HashMap::new(),
+            balancers: HashMap::new(),
+            listeners: Vec::new(),
+            resting: Vec::new(),
+            events: Events::default(),
+            out: Out::default(),
+            dirty: Vec::new(),
+            ready: VecDeque::new(),
+            suspended: HashMap::new(),
+            clock: super::clock::Clock::default(),
+            load: super::balance::Load::default(),
+            sweep_ms: u64::MAX,
+            sweep_at: None,
+            drain: None,
+            stopped: false,
+            published: engine::core::Tally::default(),
+            scratch: crate::route::headers::Scratch::default(),
+            hostname: parts.hostname,
+        };
+        gateway.index_chains();
+        gateway
+    }
+
+    pub(super) fn index_chains(&mut self) {
+        self.chains.clear();
+        for listener in &self.snapshot.listeners {
+            for chain in &listener.chains {
+                let entry = ChainRef {
+                    listener: Arc::clone(listener),
+                    chain: Arc::clone(chain),
+                };
+                self.chains.insert(chain.id, entry);
+            }
+        }
+    }
+
+    /// A chain by its id, current or retired.
+    pub(super) fn chain(&self, id: ChainId) -> Option<ChainRef> {
+        self.chains
+            .get(&id)
+            .or_else(|| self.retired.get(&id))
+            .cloned()
+    }
+
+    pub(super) fn conn(&self, key: Key) -> Option<&Conn> {
+        self.conns.get_key(key)
+    }
+
+    pub(super) fn conn_mut(&mut self, key: Key) -> Option<&mut Conn> {
+        self.conns.get_key_mut(key)
+    }
+
+    pub(super) fn stream(&self, key: Key) -> Option<&Stream> {
+        self.streams.0.get_key(key)
+    }
+
+    pub(super) fn stream_mut(&mut self, key: Key) -> Option<&mut Stream> {
+        self.streams.0.get_key_mut(key)
+    }
+
+    /// Lets a connection's codec write, and queues what it wrote.
+    pub(super) fn encode<T>(
+        &mut self,
+        key: Key,
+        payload: Span,
+        write: impl FnOnce(&mut dyn Codec, &mut Out) -> T,
+    ) -> Option<T> {
+        let conn = self.conns.get_key_mut(key)?;
+        let start = self.out.bytes.len();
+        let result = write(conn.codec_mut()?, &mut self.out);
+        conn.output.take(&mut self.out, start, payload);
+        if !conn.dirty && !conn.output.is_empty() {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+        Some(result)
+    }
+
+    pub(super) fn mark_dirty(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_key_mut(key)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Serves a connection again without waiting for an event.
+    pub(super) fn queue(&mut self, key: Key) {
+        if let Some(conn) = self.conns.get_key_mut(key)
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Bytes that may wait for one peer: what is configured, less under memory pressure.
+    pub(super) fn limit<R: Reactor>(core: &Core<R>, configured: u32) -> usize {
+        let configured = configured as usize;
+        match core.chunks.budget().pressure() {
+            Pressure::Normal => configured,
+            Pressure::Shrink => (configured / 4).max(4096),
+            Pressure::Refuse | Pressure::Full => 4096,
+        }
+    }
+
+    /// The limit of a connection's own output.
+    pub(super) fn output_limit<R: Reactor>(&self, core: &Core<R>, key: Key) -> usize {
+        let configured = match self.conn(key).map(|conn| &conn.role) {
+            Some(super::conn::Role::Down(down)) => down.listener.buffer_limit,
+            Some(super::conn::Role::Up(up)) => up.endpoint.cluster.config.buffer_limit,
+            Some(super::conn::Role::Tunnel(end)) => end.buffer_limit(),
+            Some(super::conn::Role::Waking) | None => 1 << 20,
+        };
+        Self::limit(core, configured)
+    }
+
+    /// Makes sure that a connection's slot timer fires no later than `due`.
+    pub(super) fn due_by<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, due: u64) {
+        let Some(conn) = self.conns.get_key_mut(key) else {
+            return;
+        };
+        if due < conn.timer_ms {
+            conn.timer_ms = due;
+            let slot = conn.slot;
+            core.schedule(slot, due);
+        }
+    }
+
+    /// Makes sure that a stream's timer fires at its earliest deadline.
+    pub(super) fn schedule_stream(&mut self, key: Key) {
+        let Some(stream) = self.stream(key) else {
+            return;
+        };
+        let due = stream.deadline();
+        if due == u64::MAX {
+            self.stream_wheel.cancel(&mut self.streams, key.index);
+        } else {
+            self.stream_wheel
+                .schedule(&mut self.streams, key.index, due);
+        }
+    }
+
+    /// The client's connection of a stream, made resident when it is parked.
+    pub(super) fn client_of<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) -> Option<Key> {
+        match self.stream(key)?.client {
+            Client::Resident(conn) => Some(conn),
+            Client::Parked(slot) => self.unpark_mux(core, slot),
+            Client::Gone => None,
+        }
+    }
+
+    /// Number for `%CONNECTION_ID%` and streams.
+    pub(super) fn next_number(&self) -> u64 {
+        self.shared.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+}

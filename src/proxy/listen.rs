@@ -1,0 +1,333 @@
+//! Accepting connections, and the limits on how many there may be.
+//!
+//! Running out of descriptors never spins and never stops a listener: it is taken out of the
+//! registrations for a moment and looked at again by its timer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use moorgate_codecs::http1;
+
+use super::config::{Http, Listener, ListenerId, NetworkFilter};
+use super::conn::{Conn, Down, Role, StreamMap, pause};
+use super::facts::Message;
+use super::gateway::{Core, Gateway};
+use crate::engine::parked::Kind;
+use crate::engine::reactor::{Addr, Interest, Reactor, Sock};
+use crate::engine::slab::Key;
+
+/// Connections accepted from one listening socket in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Pause of a listener that ran out of descriptors, ms.
+const EXHAUSTED_MS: u64 = 100;
+
+/// A listening socket that this worker accepts from.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenSock {
+    /// The socket; shared by all workers or this one's own.
+    pub sock: Sock,
+    /// Listener it belongs to.
+    pub listener: ListenerId,
+}
+
+/// A registered listening socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenListener {
+    pub(super) sock: Sock,
+    pub(super) listener: ListenerId,
+    pub(super) slot: Key,
+}
+
+impl Gateway {
+    /// Accepts from these sockets from now on, in place of those given before. Sockets that are not
+    /// named any more are taken out of the registrations; whoever opened them closes them.
+    pub fn adopt_listeners<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        socks: &[ListenSock],
+    ) -> io::Result<()> {
+        for entry in &mut self.listeners {
+            if let Some(open) = *entry
+                && !socks.iter().any(|sock| sock.sock == open.sock)
+            {
+                core.remove_listener(open.slot, open.sock);
+                *entry = None;
+            }
+        }
+        for sock in socks {
+            if self
+                .listeners
+                .iter()
+                .flatten()
+                .any(|open| open.sock == sock.sock)
+            {
+                continue;
+            }
+            let number = self
+                .listeners
+                .iter()
+                .position(Option::is_none)
+                .unwrap_or_else(|| {
+                    self.listeners.push(None);
+                    self.listeners.len() - 1
+                });
+            let slot = core.add_listener(sock.sock, number as u32)?;
+            self.listeners[number] = Some(OpenListener {
+                sock: sock.sock,
+                listener: sock.listener,
+                slot,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes every listening socket out of the registrations.
+    pub(super) fn close_listeners<R: Reactor>(&mut self, core: &mut Core<R>) {
+        for open in std::mem::take(&mut self.listeners).into_iter().flatten() {
+            core.remove_listener(open.slot, open.sock);
+        }
+    }
+
+    pub(super) fn listener(&self, id: ListenerId) -> Option<Arc<Listener>> {
+        self.snapshot
+            .listeners
+            .iter()
+            .find(|listener| listener.id == id)
+            .map(Arc::clone)
+    }
+
+    /// Connections wait on a listening socket.
+    pub(super) fn accept_some<R: Reactor>(&mut self, core: &mut Core<R>, number: u32) {
+        let Some(Some(open)) = self.listeners.get(number as usize).copied() else {
+            return;
+        };
+        let Some(listener) = self.listener(open.listener) else {
+            return;
+        };
+        let mut accepted = 0;
+        while accepted < ACCEPTS_PER_TURN {
+            match core.reactor.accept(open.sock, &listener.socket) {
+                Ok((sock, peer)) => {
+                    accepted += 1;
+                    self.place_client(core, &listener, sock, peer);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
+                        self.stats.inc(listener.stats.accept_errors);
+                        accepted += 1;
+                    }
+                    _ => {
+                        self.stats.inc(listener.stats.accept_errors);
+                        self.rest_listener(core, open, number);
+                        break;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Out of descriptors or memory: make room if an idle client can go, and look again in a moment.
+    fn rest_listener<R: Reactor>(&mut self, core: &mut Core<R>, open: OpenListener, number: u32) {
+        self.reclaim(core);
+        // Level-triggered: it would report without end. It comes back when its timer fires.
+        core.remove_listener(open.slot, open.sock);
+        let later = core.now() + EXHAUSTED_MS;
+        self.resting.push((number, later));
+    }
+
+    /// Listeners that rested long enough accept again.
+    pub(super) fn wake_listeners<R: Reactor>(&mut self, core: &mut Core<R>) -> Option<u64> {
+        let now = core.now();
+        let mut at = 0;
+        while let Some((number, due)) = self.resting.get(at).copied() {
+            if due > now {
+                at += 1;
+                continue;
+            }
+            self.resting.swap_remove(at);
+            let Some(Some(open)) = self.listeners.get(number as usize).copied() else {
+                continue;
+            };
+            match core.add_listener(open.sock, number) {
+                Ok(slot) => {
+                    if let Some(Some(open)) = self.listeners.get_mut(number as usize) {
+                        open.slot = slot;
+                    }
+                }
+                Err(_) => self.resting.push((number, now + EXHAUSTED_MS)),
+            }
+        }
+        self.resting.iter().map(|(_, due)| *due).min()
+    }
+
+    fn place_client<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        listener: &Arc<Listener>,
+        sock: Sock,
+        peer: Addr,
+    ) {
+        let open = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let limit = self.snapshot.max_connections;
+        if limit > 0 && open > limit && !listener.ignore_global_conn_limit && !self.reclaim(core) {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            self.stats.inc(listener.stats.downstream_global_cx_overflow);
+            core.reactor.close(sock, true);
+            return;
+        }
+        let target = self.place(core);
+        if target == usize::from(core.id()) {
+            self.accepted(core, listener, sock, peer);
+        } else {
+            let message = Message::Accepted {
+                sock,
+                peer,
+                listener: listener.id,
+            };
+            core.siblings().members[target].post(message);
+        }
+    }
+
+    /// Closes the idle client that has been silent longest. False when there is none.
+    pub(super) fn reclaim<R: Reactor>(&mut self, core: &mut Core<R>) -> bool {
+        let Some(slot) = core.oldest_idle() else {
+            return false;
+        };
+        let Some(mut record) = core.close_parked(slot, false) else {
+            return false;
+        };
+        debug_assert_eq!(record.kind, Kind::Idle);
+        if let Some(listener) = self.listener(ListenerId(record.owner)) {
+            self.stats.inc(listener.stats.downstream_cx_reclaimed);
+        }
+        record.peer = None;
+        self.forget_record(core, record);
+        true
+    }
+
+    /// A connection is this worker's.
+    pub(super) fn accepted<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        listener: &Arc<Listener>,
+        sock: Sock,
+        peer: Addr,
+    ) {
+        let now = core.now();
+        let stats = &listener.stats;
+        self.stats.inc(stats.downstream_cx_total);
+        self.stats.gauge(stats.downstream_cx_active, 1);
+        let Some(chain) = listener.chains.first() else {
+            self.stats.inc(stats.no_filter_chain_match);
+            core.reactor.close(sock, false);
+            self.client_closed(listener, None, 0);
+            return;
+        };
+        let mut tcp = false;
+        let role = match &chain.filter {
+            NetworkFilter::Tcp(filter) => {
+                tcp = true;
+                self.stats.inc(filter.stats.downstream_cx_total);
+                self.tcp_role(listener, chain.id.0, filter, now)
+            }
+            NetworkFilter::Http(http) => {
+                self.stats.inc(http.stats.downstream_cx_total);
+                self.stats.gauge(http.stats.downstream_cx_active, 1);
+                if http.codec.is_none() {
+                    self.stats.inc(http.stats.downstream_cx_http1_total);
+                    self.stats.gauge(http.stats.downstream_cx_http1_active, 1);
+                }
+                let local = core
+                    .reactor
+                    .local_addr(sock)
+                    .unwrap_or_else(|_| peer.clone());
+                Role::Down(Box::new(Down {
+                    codec: match &http.codec {
+                        Some(factory) => factory.make(),
+                        None => Box::new(http1::Server::new(Arc::clone(&http.http1))),
+                    },
+                    http: Arc::clone(http),
+                    listener: Arc::clone(listener),
+                    chain: Arc::clone(chain),
+                    streams: StreamMap::default(),
+                    remote: peer,
+                    local,
+                    requests: 0,
+                    draining: false,
+                    head_since: None,
+                    own_upstreams: false,
+                }))
+            }
+        };
+        let mut conn = Conn::new(sock, role, now);
+        if tcp {
+            conn.paused |= pause::CONNECTING;
+        }
+        let key = self.conns.insert(conn);
+        match core.open(sock, key.index, Interest::Edge { write: false }) {
+            Ok(slot) => {
+                if let Some(conn) = self.conn_mut(key) {
+                    conn.slot = slot;
+                }
+            }
+            Err(_) => {
+                core.reactor.close(sock, true);
+                self.unregistered(core, key);
+                return;
+            }
+        }
+        if tcp {
+            self.start_tcp(core, key);
+        } else {
+            self.rearm_client_timer(core, key);
+        }
+    }
+
+    /// Forgets a connection that never got into (or left) the registrations; its descriptor is closed.
+    pub(super) fn unregistered<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(mut conn) = self.conns.remove(key.index) else {
+            return;
+        };
+        conn.rest.clear(&mut core.chunks);
+        conn.output.clear(&mut core.chunks);
+        match &conn.role {
+            Role::Down(down) => self.client_closed(&down.listener, Some(&down.http), 0),
+            Role::Tunnel(end) if end.client => self.client_closed(&end.listener, None, 0),
+            Role::Tunnel(_) | Role::Up(_) | Role::Waking => {}
+        }
+    }
+
+    /// A connection that came from another worker could not be registered: it ends, and its peers and
+    /// streams with it.
+    pub(super) fn unregistered_with_peer<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        self.peer_gone(core, key, true);
+    }
+
+    /// Counts the end of a client's connection.
+    pub(super) fn client_closed(&self, listener: &Listener, http: Option<&Arc<Http>>, age_ms: u64) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.stats.inc(listener.stats.downstream_cx_destroy);
+        self.stats.gauge(listener.stats.downstream_cx_active, -1);
+        self.stats
+            .record(listener.stats.downstream_cx_length_ms, age_ms);
+        let Some(http) = http else { return };
+        self.stats.inc(http.stats.downstream_cx_destroy);
+        self.stats.gauge(http.stats.downstream_cx_active, -1);
+        if http.codec.is_none() {
+            self.stats.gauge(http.stats.downstream_cx_http1_active, -1);
+        }
+        self.stats
+            .record(http.stats.downstream_cx_length_ms, age_ms);
+    }
+
+    /// A client that was upgraded is closed: its connection manager's gauges go down too.
+    pub(super) fn account_upgraded_close(&self, http: &Http) {
+        self.stats.inc(http.stats.downstream_cx_destroy);
+        self.stats.gauge(http.stats.downstream_cx_active, -1);
+        if http.codec.is_none() {
+            self.stats.gauge(http.stats.downstream_cx_http1_active, -1);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! A stream's life: downstream, filters, route, host, upstream, and back.
+//!
+//! Written against streams, never against connections or one protocol. It must never block, and it
+//! must never hold a pointer from one connection to another: resident objects name each other by key.
+
+mod app;
+mod balance;
+mod clock;
+mod closing;
+pub mod config;
+mod conn;
+mod deadlines;
+mod drain;
+pub mod facts;
+mod gateway;
+pub mod http;
+mod io;
+mod listen;
+mod logging;
+mod moving;
+mod output;
+mod parking;
+mod pipeline;
+mod reply;
+mod requests;
+mod responses;
+mod retries;
+mod rules;
+mod stream;
+mod tunnel;
+mod upstream;
+
+pub use gateway::{Gateway, Parts, Shared, Tuning};
+pub use listen::ListenSock;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,530 @@
+//! Events in, parts out: how the bytes of a stream cross from one connection to the other.
+//!
+//! Both directions are lanes with the same rules: pass on at once what the destination takes, hold
+//! the rest, stop the source when too much is held, and let it go on when the destination drained.
+//! Nothing here knows which protocol is on either side.
+
+use moorgate_codecs::{Event, Head, ProtocolError, ResetReason, Shape, StreamId};
+
+use super::conn::{Closing, Conn, Role, pause};
+use super::gateway::{Core, Gateway};
+use super::stream::Way;
+use crate::engine::arena::Span;
+use crate::engine::reactor::Reactor;
+use crate::engine::slab::Key;
+
+impl Gateway {
+    /// Handles the events of one `decode` call on a connection; ranges are relative to `span`.
+    pub(super) fn dispatch<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, span: Span) {
+        if self.events.list.is_empty() {
+            return;
+        }
+        let mut list = std::mem::take(&mut self.events.list);
+        for event in list.drain(..) {
+            // An event before this one may have closed the connection.
+            if self.conn(key).is_none() {
+                if let Event::Head { head, .. } | Event::Trailers { head, .. } = event {
+                    self.events.give_head(head);
+                }
+                continue;
+            }
+            match event {
+                Event::Head { stream, head, end } => self.on_head(core, key, stream, head, end),
+                Event::Data { stream, range, end } => {
+                    let part = Span {
+                        start: span.start + range.start as u32,
+                        len: range.len() as u32,
+                    };
+                    self.on_data(core, key, stream, part, end);
+                }
+                Event::Trailers { stream, head } => self.on_trailers(core, key, stream, head),
+                Event::Reset { stream, reason } => self.on_reset(core, key, stream, reason),
+                Event::Writable { stream } => {
+                    if let Some((stream, way)) = self.lane_into(key, stream) {
+                        self.pump(core, stream, way);
+                    }
+                }
+                Event::GoAway { last } => self.on_go_away(core, key, last),
+            }
+        }
+        self.events.list = list;
+    }
+
+    fn stream_on(&self, key: Key, id: StreamId) -> Option<Key> {
+        self.conn(key)?.streams()?.get(id)
+    }
+
+    /// The stream and lane whose source is this connection's stream.
+    fn lane_from(&self, key: Key, id: StreamId) -> Option<(Key, Way)> {
+        let stream = self.stream_on(key, id)?;
+        let from_client = self.conn(key)?.down().is_some();
+        let reverse = self.stream(stream)?.reverse;
+        Some((
+            stream,
+            if from_client != reverse {
+                Way::Request
+            } else {
+                Way::Response
+            },
+        ))
+    }
+
+    fn lane_into(&self, key: Key, id: StreamId) -> Option<(Key, Way)> {
+        let (stream, way) = self.lane_from(key, id)?;
+        Some((
+            stream,
+            if way == Way::Request {
+                Way::Response
+            } else {
+                Way::Request
+            },
+        ))
+    }
+
+    fn on_head<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+        head: Box<Head>,
+        end: bool,
+    ) {
+        match self.lane_from(key, id) {
+            None if self.conn(key).is_some_and(|conn| conn.down().is_some()) => {
+                self.request_arrived(core, key, id, head, end);
+            }
+            None => self.reverse_request(core, key, id, head, end),
+            Some((stream, Way::Response)) => self.response_arrived(core, stream, head, end),
+            // A second head in the request direction cannot come from a correct codec.
+            Some((stream, Way::Request)) => {
+                self.events.give_head(head);
+                self.abort_stream(core, stream, ResetReason::Protocol);
+            }
+        }
+    }
+
+    fn on_data<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+        span: Span,
+        end: bool,
+    ) {
+        let Some((stream, way)) = self.lane_from(key, id) else {
+            // The stream was given up on our side; its credit still has to return.
+            let none = Span { start: 0, len: 0 };
+            self.encode(key, none, |codec, out| {
+                codec.release(id, span.len as usize, out)
+            });
+            return;
+        };
+        self.lane_data(core, stream, way, span, end);
+        if end {
+            self.source_done(core, stream, way);
+        }
+    }
+
+    fn on_trailers<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+        head: Box<Head>,
+    ) {
+        let Some((stream, way)) = self.lane_from(key, id) else {
+            self.events.give_head(head);
+            return;
+        };
+        if let Some(stream) = self.stream_mut(stream) {
+            let lane = stream.lane_mut(way);
+            lane.trailers = Some(head);
+            lane.done = true;
+        }
+        self.pump(core, stream, way);
+        self.source_done(core, stream, way);
+    }
+
+    fn on_reset<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+        reason: ResetReason,
+    ) {
+        let Some(stream) = self.stream_on(key, id) else {
+            return;
+        };
+        if self.conn(key).is_some_and(|conn| conn.down().is_some()) {
+            self.client_reset(core, stream);
+        } else {
+            if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
+                up.streams.remove(id);
+            }
+            if let Some(stream) = self.stream_mut(stream) {
+                stream.upstream = None;
+            }
+            self.upstream_reset(core, stream, reason);
+        }
+    }
+
+    fn on_go_away<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, last: StreamId) {
+        let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) else {
+            return;
+        };
+        up.draining = true;
+        let refused: Vec<(StreamId, Key)> = up
+            .streams
+            .entries()
+            .iter()
+            .copied()
+            .filter(|(id, _)| *id > last)
+            .collect();
+        for (id, stream) in refused {
+            self.on_reset(core, key, id, ResetReason::Refused);
+            let _ = stream;
+        }
+        self.upstream_quiet(core, key);
+    }
+
+    /// Body bytes of a lane.
+    pub(super) fn lane_data<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        way: Way,
+        span: Span,
+        end: bool,
+    ) {
+        let now = core.now();
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
+        stream.active_ms = now;
+        if way == Way::Request
+            && let Some(replay) = &mut stream.replay
+        {
+            replay.push(&mut core.chunks, core.arena.get(span));
+        }
+        let held = stream.pending.is_some() || stream.hold_body.is_some();
+        let destination = stream.destination(way);
+        let lane = stream.lane_mut(way);
+        lane.bytes += u64::from(span.len);
+        lane.done |= end;
+        let direct = lane.head_sent && !held && lane.buffer.is_empty();
+        let mut accepted = 0;
+        if direct && let Some((to, id)) = destination {
+            let len = span.len as usize;
+            let sent = self.encode(to, span, |codec, out| codec.send_data(id, len, end, out));
+            match sent {
+                Some(Ok(n)) => accepted = n,
+                Some(Err(_)) | None => return,
+            }
+        }
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
+        let lane = stream.lane_mut(way);
+        if accepted < span.len as usize {
+            let rest = core.arena.get(span).get(accepted..).unwrap_or_default();
+            lane.buffer.push(&mut core.chunks, rest);
+        } else if end && direct {
+            lane.sent = true;
+        }
+        lane.unreleased += span.len as usize;
+        self.settle(core, key, way);
+        if way == Way::Request {
+            self.check_held(core, key);
+        }
+    }
+
+    /// Sends what a lane holds, as far as its destination takes it.
+    pub(super) fn pump<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
+        loop {
+            let Some(stream) = self.streams.0.get_key_mut(key) else {
+                return;
+            };
+            if stream.pending.is_some() || stream.hold_body.is_some() {
+                return;
+            }
+            let Some((to, id)) = stream.destination(way) else {
+                return;
+            };
+            let lane = stream.lane_mut(way);
+            if !lane.head_sent || lane.sent {
+                return;
+            }
+            let waiting = lane.buffer.len();
+            if waiting == 0 {
+                break;
+            }
+            let len = waiting.min(16 * 1024);
+            if core.arena.room() < len {
+                self.flush_all(core);
+                continue;
+            }
+            let Some(into) = core.arena.tail_mut().get_mut(..len) else {
+                return;
+            };
+            lane.buffer.copy_to(into);
+            let end = lane.done && lane.trailers.is_none() && len == waiting;
+            let span = core.arena.commit(len);
+            let sent = self.encode(to, span, |codec, out| codec.send_data(id, len, end, out));
+            let Some(Ok(accepted)) = sent else { return };
+            let Some(stream) = self.streams.0.get_key_mut(key) else {
+                return;
+            };
+            let lane = stream.lane_mut(way);
+            lane.buffer.consume(&mut core.chunks, accepted);
+            if accepted < len {
+                break;
+            }
+            if end {
+                lane.sent = true;
+                break;
+            }
+        }
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
+        let destination = stream.destination(way);
+        let lane = stream.lane_mut(way);
+        if lane.done && !lane.sent && lane.buffer.is_empty() {
+            let trailers = lane.trailers.take();
+            lane.sent = true;
+            if let Some((to, id)) = destination {
+                let none = Span { start: 0, len: 0 };
+                self.encode(to, none, |codec, out| match &trailers {
+                    Some(trailers) => codec.send_trailers(id, trailers, out),
+                    None => codec.send_data(id, 0, true, out).map(|_| ()),
+                });
+            }
+            if let Some(trailers) = trailers {
+                self.events.give_head(trailers);
+            }
+        }
+        self.settle(core, key, way);
+    }
+
+    /// After bytes moved on a lane: gives credit back or stops the source, and notices the end.
+    pub(super) fn settle<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
+        let Some(stream) = self.stream(key) else {
+            return;
+        };
+        let lane = stream.lane(way);
+        let (buffered, sent) = (lane.buffer.len(), lane.sent);
+        let source = stream.source(way);
+        let destination = stream.destination(way);
+        let limit = match destination {
+            Some((to, _)) => self.output_limit(core, to),
+            None => source.map_or(1 << 20, |(from, _)| self.output_limit(core, from)),
+        };
+        let queued = destination
+            .and_then(|(to, _)| self.conn(to))
+            .map_or(0, |c| c.output.len());
+        // A lane that is through has no source any more: what its connection says next is another
+        // message's, and nobody would let it go on.
+        if buffered + queued > limit && !sent {
+            if let Some((to, _)) = destination
+                && let Some(conn) = self.conn_mut(to)
+            {
+                conn.throttles = true;
+            }
+            self.stop_source(key, way);
+        } else {
+            self.release(key, way);
+        }
+        if sent {
+            self.lane_sent(core, key, way);
+        }
+    }
+
+    fn stop_source(&mut self, key: Key, way: Way) {
+        let Some((from, _)) = self.stream(key).and_then(|stream| stream.source(way)) else {
+            return;
+        };
+        let Some(conn) = self.conn_mut(from) else {
+            return;
+        };
+        // A multiplexed source is stopped by the credit it does not get.
+        let shape = conn.codec_mut().map(|codec| codec.shape());
+        if shape == Some(Shape::Multiplex) || conn.paused & pause::FULL != 0 {
+            return;
+        }
+        conn.paused |= pause::FULL;
+        match &conn.role {
+            Role::Down(down) => {
+                let counter = down.http.stats.downstream_flow_control_paused_reading_total;
+                self.stats.inc(counter);
+            }
+            Role::Up(up) => {
+                let counter = up
+                    .endpoint
+                    .cluster
+                    .stats
+                    .upstream_flow_control_paused_reading_total;
+                self.stats.inc(counter);
+            }
+            Role::Tunnel(_) | Role::Waking => {}
+        }
+    }
+
+    /// Gives back the credit of what the destination took, and reads the source again.
+    pub(super) fn release(&mut self, key: Key, way: Way) {
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        let Some((from, id)) = stream.source(way) else {
+            return;
+        };
+        let n = std::mem::take(&mut stream.lane_mut(way).unreleased);
+        if n > 0 {
+            let none = Span { start: 0, len: 0 };
+            self.encode(from, none, |codec, out| codec.release(id, n, out));
+        }
+        let Some(conn) = self.conn_mut(from) else {
+            return;
+        };
+        if conn.paused & pause::FULL != 0 {
+            conn.paused &= !pause::FULL;
+            match &conn.role {
+                Role::Down(down) => {
+                    let counter = down
+                        .http
+                        .stats
+                        .downstream_flow_control_resumed_reading_total;
+                    self.stats.inc(counter);
+                }
+                Role::Up(up) => {
+                    let stats = &up.endpoint.cluster.stats;
+                    let counter = stats.upstream_flow_control_resumed_reading_total;
+                    self.stats.inc(counter);
+                }
+                Role::Tunnel(_) | Role::Waking => {}
+            }
+            self.queue(from);
+        }
+    }
+
+    /// A connection's output drained (in part): lanes into it may move again.
+    pub(super) fn drained<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let limit = self.output_limit(core, key);
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        if !conn.throttles || conn.output.len() > limit / 2 {
+            return;
+        }
+        conn.throttles = false;
+        if let Role::Tunnel(end) = &conn.role {
+            if let Some(peer) = end.peer
+                && let Some(peer_conn) = self.conn_mut(peer)
+            {
+                peer_conn.paused &= !pause::FULL;
+                self.queue(peer);
+            }
+            return;
+        }
+        let client = conn.down().is_some();
+        let streams = conn
+            .streams()
+            .map(super::conn::StreamMap::keys)
+            .unwrap_or_default();
+        for stream in streams {
+            let Some(reverse) = self.stream(stream).map(|stream| stream.reverse) else {
+                continue;
+            };
+            let way = if client != reverse {
+                Way::Response
+            } else {
+                Way::Request
+            };
+            self.pump(core, stream, way);
+        }
+    }
+
+    /// A whole lane went to its destination.
+    fn lane_sent<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
+        let now = core.now();
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        match way {
+            Way::Request => {
+                stream.times.upstream_end = now;
+                let over = stream.one_way || stream.response.done;
+                if over {
+                    self.upstream_finished(core, key);
+                }
+                if self
+                    .stream(key)
+                    .is_some_and(|stream| stream.one_way || stream.response.sent)
+                {
+                    self.finish_stream(core, key);
+                }
+            }
+            Way::Response => {
+                stream.times.response_end = now;
+                self.finish_stream(core, key);
+            }
+        }
+    }
+
+    /// The source of a lane has said all it will.
+    pub(super) fn source_done<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
+        let now = core.now();
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        match way {
+            Way::Request => {
+                stream.times.request_end = now;
+                self.schedule_stream(key);
+            }
+            Way::Response => {
+                if stream.request.sent {
+                    self.upstream_finished(core, key);
+                }
+            }
+        }
+    }
+
+    /// A codec says its connection is over.
+    pub(super) fn codec_closed<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        error: Option<ProtocolError>,
+    ) {
+        let Some(conn) = self.conn(key) else { return };
+        match &conn.role {
+            Role::Down(down) => {
+                let Some(error) = error else {
+                    self.close_after_flush(core, key);
+                    return;
+                };
+                self.stats.inc(down.http.stats.downstream_cx_protocol_error);
+                self.refuse_request(core, key, error);
+            }
+            Role::Up(_) => {
+                if error.is_some() {
+                    self.note_upstream_error(key);
+                }
+                self.upstream_gone(core, key, true);
+            }
+            Role::Tunnel(_) | Role::Waking => {}
+        }
+    }
+
+    /// Closes a client's connection once everything is written.
+    pub(super) fn close_after_flush<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let _ = core;
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        if conn.closing == Closing::No {
+            conn.closing = Closing::AfterFlush;
+            self.mark_dirty(key);
+        }
+    }
+}

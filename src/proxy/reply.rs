@@ -1,0 +1,210 @@
+//! Answers of our own, and what becomes of a request that could not be forwarded.
+
+use std::sync::Arc;
+
+use moorgate_codecs::{Head, HeadKind, ResetReason};
+
+use super::conn::Conn;
+use super::gateway::{Core, Gateway};
+use super::http::local_reply::{LocalReply, UpstreamFailure};
+use crate::engine::arena::Span;
+use crate::engine::reactor::Reactor;
+use crate::engine::slab::Key;
+use crate::filter::Reply;
+
+impl Gateway {
+    /// Answers a stream in our own words; ends it when it was answered in part already.
+    pub(super) fn fail<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reply: LocalReply) {
+        if reply.closes()
+            && let Some(client) = self.client_of(core, key)
+            && let Some(down) = self.conn_mut(client).and_then(Conn::down_mut)
+        {
+            down.draining = true;
+        }
+        let Some(stream) = self.stream(key) else {
+            return;
+        };
+        let suppress = stream.http.rules.suppress_envoy_headers;
+        let own = reply.to_reply(stream.head.as_deref(), suppress);
+        self.reply(core, key, own, reply.flags());
+    }
+
+    /// Answers a stream ourselves. What the upstream was still to do is given up.
+    pub(super) fn reply<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        reply: Reply,
+        flags: u64,
+    ) {
+        let Some(client) = self.client_of(core, key) else {
+            self.detach_upstream(core, key, ResetReason::Cancel);
+            self.end_stream(core, key);
+            return;
+        };
+        self.detach_upstream(core, key, ResetReason::Cancel);
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        stream.flags |= flags;
+        stream.details = reply.details;
+        if stream.response.head_sent || stream.one_way {
+            self.abort_stream(core, key, ResetReason::Cancel);
+            return;
+        }
+        stream.pending = None;
+        stream.hold_body = None;
+        stream.retry_at = None;
+        stream.status = reply.status;
+        let id = stream.client_id;
+        let mut head = self.events.take_head();
+        head.kind = HeadKind::Response;
+        head.status = reply.status;
+        if !reply.body.is_empty() {
+            head.push(b"content-type", b"text/plain");
+        }
+        for (name, value) in &reply.headers {
+            head.set(name, value);
+        }
+        head.content_length = Some(reply.body.len() as u64);
+        self.apply_response_rules(core, key, &mut head, false);
+        self.send_own(core, key, client, id, head, &reply.body);
+    }
+
+    fn send_own<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        client: Key,
+        id: u32,
+        head: Box<Head>,
+        body: &[u8],
+    ) {
+        let now = core.now();
+        self.announce_drain(client);
+        let none = Span { start: 0, len: 0 };
+        let end = body.is_empty();
+        let sent = self.encode(client, none, |codec, out| {
+            codec.send_head(id, &head, end, out)
+        });
+        if !matches!(sent, Some(Ok(()))) {
+            self.events.give_head(head);
+            self.abort_stream(core, key, ResetReason::Cancel);
+            return;
+        }
+        if let Some(stream) = self.stream_mut(key) {
+            stream.response.head_sent = true;
+            stream.response.done = true;
+            stream.times.response_start = now;
+            stream.response.bytes = body.len() as u64;
+            stream.response.buffer.clear(&mut core.chunks);
+            if stream.http.access_logs.is_empty() {
+                self.events.give_head(head);
+            } else {
+                stream.response_head = Some(head);
+            }
+        }
+        if end {
+            if let Some(stream) = self.stream_mut(key) {
+                stream.response.sent = true;
+            }
+        } else if let Some(stream) = self.streams.0.get_key_mut(key) {
+            stream.response.buffer.push(&mut core.chunks, body);
+        }
+        if end {
+            self.finish_stream(core, key);
+        } else {
+            self.pump(core, key, super::stream::Way::Response);
+        }
+    }
+
+    /// Tells the codec to announce the end of the connection with its next response, when that is due.
+    pub(super) fn announce_drain(&mut self, client: Key) {
+        let draining = self.drain.is_some();
+        let Some(down) = self.conn_mut(client).and_then(Conn::down_mut) else {
+            return;
+        };
+        if draining && !down.draining {
+            down.draining = true;
+            let counter = down.http.stats.downstream_cx_drain_close;
+            self.stats.inc(counter);
+        }
+        if self
+            .conn(client)
+            .and_then(Conn::down)
+            .is_some_and(|down| down.draining)
+        {
+            self.encode(client, Span { start: 0, len: 0 }, |codec, out| {
+                codec.go_away(out)
+            });
+        }
+    }
+
+    /// An attempt did not give a response: retry, or answer with what fits.
+    pub(super) fn upstream_failed<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        failure: UpstreamFailure,
+    ) {
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        stream.permit = None;
+        if stream.response.head_sent {
+            let http = Arc::clone(&stream.http);
+            stream.flags |= failure.flags();
+            stream.details = "upstream_reset_after_response_started";
+            self.stats
+                .inc(http.stats.rq_reset_after_downstream_response_started);
+            self.abort_stream(core, key, ResetReason::Disconnected);
+            return;
+        }
+        if self.try_again(core, key, failure) {
+            return;
+        }
+        let retried = self.stream(key).is_some_and(|stream| stream.attempts > 1);
+        self.fail(core, key, LocalReply::Upstream { failure, retried });
+    }
+
+    /// The upstream gave a stream up.
+    pub(super) fn upstream_reset<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        reason: ResetReason,
+    ) {
+        self.uncount_upstream(key);
+        self.upstream_reset_uncounted(core, key, reason);
+    }
+
+    /// The same, when it no longer counts as active.
+    pub(super) fn upstream_reset_uncounted<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        reason: ResetReason,
+    ) {
+        let Some(stream) = self.stream(key) else {
+            return;
+        };
+        if let Some(endpoint) = &stream.endpoint {
+            self.stats.inc(endpoint.cluster.stats.upstream_rq_rx_reset);
+        }
+        if stream.reverse {
+            self.abort_stream(core, key, reason);
+            return;
+        }
+        if stream.response.done {
+            // The response is complete; only the request was cut short.
+            return;
+        }
+        let failure = match reason {
+            ResetReason::Protocol => UpstreamFailure::Protocol,
+            ResetReason::Disconnected => UpstreamFailure::Terminated,
+            ResetReason::Refused => UpstreamFailure::Refused,
+            ResetReason::Cancel | ResetReason::Overload => UpstreamFailure::RemoteReset,
+        };
+        self.upstream_failed(core, key, failure);
+    }
+}

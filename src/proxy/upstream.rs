@@ -1,0 +1,787 @@
+//! Upstream connections of this worker: pools by host, connecting, attaching streams, giving back.
+//!
+//! A pool keeps idle connections by slot, so that it does not matter whether one is resident or
+//! parked. Entries may be stale: whoever takes one looks whether it still is what it was.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use moorgate_codecs::{Head, ResetReason, Shape, StreamId, http1};
+
+use super::conn::{Closing, Conn, Role, StreamMap, Up, pause};
+use super::facts::{Cold, Endpoint};
+use super::gateway::{Core, Gateway};
+use super::http::local_reply::UpstreamFailure;
+use super::stream::Way;
+use crate::cluster::breaker::{Permit, Priority, Resource};
+use crate::cluster::{Cluster, Host, HostId};
+use crate::engine::arena::Span;
+use crate::engine::reactor::{Interest, Reactor};
+use crate::engine::slab::Key;
+
+/// Streams assumed to fit on a multiplexed connection that is still connecting.
+const ASSUMED_STREAMS: usize = 100;
+
+/// Connections to one host.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Slots of idle connections; the last one is taken first. May hold stale ones.
+    pub(super) idle: Vec<Key>,
+    /// Multiplexed connections that may have room.
+    pub(super) shared: Vec<Key>,
+    /// Streams that wait, with what they count as.
+    pub(super) pending: VecDeque<(Key, Permit)>,
+    /// Connections that are not connected yet.
+    pub(super) connecting: usize,
+    /// All connections, parked ones included.
+    pub(super) total: usize,
+}
+
+impl Pool {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        Self {
+            endpoint,
+            idle: Vec::new(),
+            shared: Vec::new(),
+            pending: VecDeque::new(),
+            connecting: 0,
+            total: 0,
+        }
+    }
+}
+
+impl Gateway {
+    pub(super) fn is_connecting(&self, key: Key) -> bool {
+        self.conn(key).is_some_and(Self::still_connecting)
+    }
+
+    pub(super) fn still_connecting(conn: &Conn) -> bool {
+        match &conn.role {
+            Role::Up(up) => up.connecting,
+            Role::Tunnel(end) => end.connecting,
+            Role::Down(_) | Role::Waking => false,
+        }
+    }
+
+    pub(super) fn note_upstream_error(&self, key: Key) {
+        if let Some(up) = self.conn(key).and_then(Conn::up) {
+            self.stats
+                .inc(up.endpoint.cluster.stats.upstream_cx_protocol_error);
+        }
+    }
+
+    /// Finds a stream its upstream connection: one with room, an idle one, or a new one to wait for.
+    pub(super) fn find_upstream<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        stream: Key,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+    ) {
+        let own = self
+            .stream(stream)
+            .and_then(|stream| stream.client_key())
+            .filter(|key| {
+                self.conn(*key)
+                    .and_then(Conn::down)
+                    .is_some_and(|d| d.own_upstreams)
+            });
+        let pool = self.pools.entry(host.id).or_insert_with(|| {
+            let endpoint = Endpoint {
+                host: Arc::clone(host),
+                cluster: Arc::clone(cluster),
+            };
+            Pool::new(Arc::new(endpoint))
+        });
+        if !Arc::ptr_eq(&pool.endpoint.cluster, cluster) {
+            let endpoint = Endpoint {
+                host: Arc::clone(host),
+                cluster: Arc::clone(cluster),
+            };
+            pool.endpoint = Arc::new(endpoint);
+        }
+        if let Some(conn) = self
+            .with_room(host.id, own)
+            .or_else(|| self.take_idle(core, host.id, own))
+        {
+            self.attach(core, conn, stream);
+            return;
+        }
+        let priority = self.priority_of(stream);
+        let stats = cluster.stats;
+        let thresholds = &cluster.config.thresholds;
+        let Some(permit) = cluster
+            .breakers
+            .acquire(Resource::Pending, priority, thresholds)
+        else {
+            self.stats.inc(stats.upstream_rq_pending_overflow);
+            self.upstream_failed(core, stream, UpstreamFailure::Overflow);
+            return;
+        };
+        self.stats.inc(stats.upstream_rq_pending_total);
+        self.stats.gauge(stats.upstream_rq_pending_active, 1);
+        if let Some(stream) = self.stream_mut(stream) {
+            stream.waiting = Some(host.id);
+        }
+        let Some(pool) = self.pools.get_mut(&host.id) else {
+            return;
+        };
+        pool.pending.push_back((stream, permit));
+        let multiplexed = cluster.config.codec.is_some();
+        let each = if multiplexed { ASSUMED_STREAMS } else { 1 };
+        if own.is_some() || pool.connecting * each < pool.pending.len() {
+            self.connect(core, host.id, priority, own);
+        }
+    }
+
+    fn priority_of(&self, stream: Key) -> Priority {
+        match self.stream(stream) {
+            Some(stream) if stream.high_priority => Priority::High,
+            _ => Priority::Default,
+        }
+    }
+
+    fn with_room(&mut self, host: HostId, own: Option<Key>) -> Option<Key> {
+        let pool = self.pools.get_mut(&host)?;
+        let conns = &self.conns;
+        pool.shared.retain(|key| conns.contains(*key));
+        pool.shared.iter().copied().find(|key| {
+            self.conns
+                .get_key(*key)
+                .and_then(Conn::up)
+                .is_some_and(|up| {
+                    !up.connecting && !up.draining && up.only_for == own && up.codec.room() > 0
+                })
+        })
+    }
+
+    /// Takes an idle connection out of a pool, making it resident.
+    fn take_idle<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        own: Option<Key>,
+    ) -> Option<Key> {
+        loop {
+            let slot = self.pools.get_mut(&host)?.idle.pop()?;
+            if let Some(number) = core.resident(slot) {
+                let key = self.conns.key(number)?;
+                let conn = self.conn_mut(key)?;
+                if conn.slot != slot || conn.read_closed || conn.fin_seen || conn.readable {
+                    continue;
+                }
+                let Some(up) = conn.up_mut().filter(|up| up.idle) else {
+                    continue;
+                };
+                up.idle = false;
+                up.only_for = own;
+                return Some(key);
+            }
+            if core.parked(slot).is_some()
+                && let Some(key) = self.unpark_pooled(core, slot)
+            {
+                if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
+                    up.idle = false;
+                    up.only_for = own;
+                }
+                return Some(key);
+            }
+        }
+    }
+
+    fn connect<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        priority: Priority,
+        own: Option<Key>,
+    ) {
+        let Some(pool) = self.pools.get(&host) else {
+            return;
+        };
+        let endpoint = Arc::clone(&pool.endpoint);
+        let cluster = Arc::clone(&endpoint.cluster);
+        let thresholds = &cluster.config.thresholds;
+        let permit = match cluster
+            .breakers
+            .acquire(Resource::Connections, priority, thresholds)
+        {
+            Some(permit) => permit,
+            // A pool without any connection may open one, so that what waits is not stuck.
+            None if pool.total == 0 => {
+                self.stats.inc(cluster.stats.upstream_cx_overflow);
+                cluster
+                    .breakers
+                    .acquire_anyway(Resource::Connections, priority)
+            }
+            None => {
+                self.stats.inc(cluster.stats.upstream_cx_overflow);
+                return;
+            }
+        };
+        let now = core.now();
+        let sock = match core
+            .reactor
+            .connect(&endpoint.host.addr, &cluster.config.socket)
+        {
+            Ok(sock) => sock,
+            Err(_) => {
+                self.stats.inc(cluster.stats.upstream_cx_total);
+                self.stats.inc(cluster.stats.upstream_cx_connect_fail);
+                endpoint
+                    .host
+                    .totals
+                    .cx_connect_fail
+                    .fetch_add(1, Ordering::Relaxed);
+                drop(permit);
+                self.fail_pending(core, host, UpstreamFailure::Connect);
+                return;
+            }
+        };
+        let codec = match &cluster.config.codec {
+            Some(factory) => factory.make(),
+            None => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
+        };
+        let up = Up {
+            codec,
+            endpoint: Arc::clone(&endpoint),
+            streams: StreamMap::default(),
+            connecting: true,
+            idle: false,
+            requests: 0,
+            only_for: own,
+            draining: false,
+            permit: Some(permit),
+        };
+        let key = self
+            .conns
+            .insert(Conn::new(sock, Role::Up(Box::new(up)), now));
+        match core.open(sock, key.index, Interest::Edge { write: true }) {
+            Ok(slot) => {
+                if let Some(conn) = self.conn_mut(key) {
+                    conn.slot = slot;
+                    conn.write_armed = true;
+                }
+            }
+            Err(_) => {
+                core.reactor.close(sock, true);
+                self.conns.remove(key.index);
+                self.fail_pending(core, host, UpstreamFailure::Connect);
+                return;
+            }
+        }
+        let stats = &cluster.stats;
+        self.stats.inc(stats.upstream_cx_total);
+        self.stats.gauge(stats.upstream_cx_active, 1);
+        if cluster.config.codec.is_none() {
+            self.stats.inc(stats.upstream_cx_http1_total);
+        }
+        endpoint
+            .host
+            .totals
+            .cx_total
+            .fetch_add(1, Ordering::Relaxed);
+        endpoint
+            .host
+            .totals
+            .cx_active
+            .fetch_add(1, Ordering::Relaxed);
+        if let Some(pool) = self.pools.get_mut(&host) {
+            pool.connecting += 1;
+            pool.total += 1;
+        }
+        self.due_by(core, key, now + cluster.config.connect_timeout_ms);
+    }
+
+    /// The outcome of a connect is known.
+    pub(super) fn connect_ended<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(conn) = self.conn(key) else { return };
+        let sock = conn.sock;
+        if matches!(conn.role, Role::Tunnel(_)) {
+            self.tunnel_connected(core, key);
+            return;
+        }
+        if core.reactor.take_error(sock).is_err() {
+            self.connect_failed(core, key, UpstreamFailure::Connect);
+            return;
+        }
+        let now = core.now();
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        let (slot, opened) = (conn.slot, conn.opened_ms);
+        conn.write_armed = false;
+        let Some(up) = conn.up_mut() else { return };
+        up.connecting = false;
+        let endpoint = Arc::clone(&up.endpoint);
+        let multiplexed = up.codec.shape() != Shape::PingPong;
+        let host = endpoint.host.id;
+        self.stats
+            .record(endpoint.cluster.stats.upstream_cx_connect_ms, now - opened);
+        if let Some(pool) = self.pools.get_mut(&host) {
+            pool.connecting = pool.connecting.saturating_sub(1);
+            if multiplexed {
+                pool.shared.push(key);
+            }
+        }
+        if core
+            .arm(slot, sock, Interest::Edge { write: false })
+            .is_err()
+        {
+            self.upstream_gone(core, key, true);
+            return;
+        }
+        self.upstream_quiet(core, key);
+    }
+
+    /// A connect failed or took too long: all that wait for this host are told, as they would only
+    /// meet the same.
+    pub(super) fn connect_failed<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        failure: UpstreamFailure,
+    ) {
+        let Some(up) = self.conn(key).and_then(Conn::up) else {
+            return;
+        };
+        let endpoint = Arc::clone(&up.endpoint);
+        let stats = &endpoint.cluster.stats;
+        self.stats.inc(stats.upstream_cx_connect_fail);
+        if failure == UpstreamFailure::ConnectTimeout {
+            self.stats.inc(stats.upstream_cx_connect_timeout);
+        }
+        endpoint
+            .host
+            .totals
+            .cx_connect_fail
+            .fetch_add(1, Ordering::Relaxed);
+        if let Some(pool) = self.pools.get_mut(&endpoint.host.id) {
+            pool.connecting = pool.connecting.saturating_sub(1);
+        }
+        self.drop_upstream(core, key, true);
+        self.fail_pending(core, endpoint.host.id, failure);
+    }
+
+    fn fail_pending<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        failure: UpstreamFailure,
+    ) {
+        let Some(pool) = self.pools.get_mut(&host) else {
+            return;
+        };
+        let waiting = std::mem::take(&mut pool.pending);
+        let stats = pool.endpoint.cluster.stats;
+        for (stream, permit) in waiting {
+            drop(permit);
+            self.stats.gauge(stats.upstream_rq_pending_active, -1);
+            let Some(found) = self.stream_mut(stream) else {
+                continue;
+            };
+            if found.waiting.take() != Some(host) {
+                continue;
+            }
+            self.stats.inc(stats.upstream_rq_pending_failure_eject);
+            self.upstream_failed(core, stream, failure);
+        }
+    }
+
+    /// Takes a stream that ended out of a host's queue.
+    pub(super) fn stop_waiting(&mut self, stream: Key) {
+        let Some(host) = self
+            .stream_mut(stream)
+            .and_then(|stream| stream.waiting.take())
+        else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&host) else {
+            return;
+        };
+        if let Some(at) = pool.pending.iter().position(|(key, _)| *key == stream) {
+            pool.pending.remove(at);
+            let stats = pool.endpoint.cluster.stats;
+            self.stats.gauge(stats.upstream_rq_pending_active, -1);
+            self.stats.inc(stats.upstream_rq_cancelled);
+        }
+    }
+
+    /// Opens a stream's request on a connected upstream.
+    fn attach<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, stream_key: Key) {
+        let now = core.now();
+        let Some(conn) = self.conns.get_key_mut(key) else {
+            return;
+        };
+        conn.active_ms = now;
+        let Some(up) = conn.up_mut() else { return };
+        let endpoint = Arc::clone(&up.endpoint);
+        let Some(id) = up.codec.open() else {
+            // It said that it had room; treat it as gone and look for another.
+            self.upstream_gone(core, key, true);
+            self.upstream_failed(core, stream_key, UpstreamFailure::Terminated);
+            return;
+        };
+        up.idle = false;
+        up.requests += 1;
+        up.streams.insert(id, stream_key);
+        let stats = &endpoint.cluster.stats;
+        self.stats.inc(stats.upstream_rq_total);
+        self.stats.gauge(stats.upstream_rq_active, 1);
+        endpoint
+            .host
+            .active_requests
+            .fetch_add(1, Ordering::Relaxed);
+        endpoint
+            .host
+            .totals
+            .rq_total
+            .fetch_add(1, Ordering::Relaxed);
+        let Some(stream) = self.stream_mut(stream_key) else {
+            return;
+        };
+        stream.upstream = Some((key, id));
+        stream.waiting = None;
+        stream.endpoint = Some(endpoint);
+        stream.try_started_ms = now;
+        stream.times.upstream_start = now;
+        self.send_request_head(core, stream_key, key, id);
+        self.schedule_stream(stream_key);
+    }
+
+    fn send_request_head<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        stream_key: Key,
+        key: Key,
+        id: StreamId,
+    ) {
+        let Some(stream) = self.stream_mut(stream_key) else {
+            return;
+        };
+        let Some(mut head) = stream.head.take() else {
+            return;
+        };
+        let lane = &mut stream.request;
+        let end = lane.done && lane.buffer.is_empty() && lane.trailers.is_none();
+        lane.head_sent = true;
+        lane.sent = end;
+        let now = core.now();
+        self.rewrite_for_endpoint(stream_key, &mut head);
+        if let Some(stream) = self.streams.0.get_key_mut(stream_key) {
+            Self::apply_try_rules(stream, &mut head, now, &mut self.scratch.bytes);
+        }
+        let none = Span { start: 0, len: 0 };
+        let sent = self.encode(key, none, |codec, out| codec.send_head(id, &head, end, out));
+        self.keep_request_head(stream_key, head);
+        if let Some(Err(_)) = sent {
+            self.detach_upstream(core, stream_key, ResetReason::Protocol);
+            self.upstream_failed(core, stream_key, UpstreamFailure::Protocol);
+            return;
+        }
+        if end {
+            self.settle(core, stream_key, Way::Request);
+        } else {
+            self.pump(core, stream_key, Way::Request);
+        }
+    }
+
+    /// Both lanes are through with the upstream: its stream is over.
+    pub(super) fn upstream_finished<R: Reactor>(&mut self, core: &mut Core<R>, stream: Key) {
+        let Some((key, _)) = self.forget_upstream(stream) else {
+            return;
+        };
+        self.upstream_quiet(core, key);
+    }
+
+    /// Gives the upstream's stream up.
+    pub(super) fn detach_upstream<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        stream: Key,
+        reason: ResetReason,
+    ) {
+        self.stop_waiting(stream);
+        let Some((key, id)) = self.forget_upstream(stream) else {
+            return;
+        };
+        if let Some(up) = self.conn(key).and_then(Conn::up) {
+            self.stats
+                .inc(up.endpoint.cluster.stats.upstream_rq_tx_reset);
+        }
+        let none = Span { start: 0, len: 0 };
+        self.encode(key, none, |codec, out| codec.reset(id, reason, out));
+        self.upstream_quiet(core, key);
+    }
+
+    /// Removes the tie between a stream and its upstream connection, with what it counted as.
+    pub(super) fn forget_upstream(&mut self, stream: Key) -> Option<(Key, StreamId)> {
+        let found = self.stream_mut(stream)?;
+        let (key, id) = found.upstream.take()?;
+        self.uncount_upstream(stream);
+        if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
+            up.streams.remove(id);
+        }
+        Some((key, id))
+    }
+
+    /// An attempt is over: it no longer counts as active.
+    pub(super) fn uncount_upstream(&mut self, stream: Key) {
+        let Some(found) = self.stream_mut(stream) else {
+            return;
+        };
+        found.permit = None;
+        let Some(endpoint) = found.endpoint.clone() else {
+            return;
+        };
+        self.stats
+            .gauge(endpoint.cluster.stats.upstream_rq_active, -1);
+        endpoint
+            .host
+            .active_requests
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A stream of this connection ended, or it has just connected: serve who waits, or be idle, or
+    /// close.
+    pub(super) fn upstream_quiet<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        loop {
+            let Some(conn) = self.conn(key) else { return };
+            let Some(up) = conn.up() else { return };
+            let config = &up.endpoint.cluster.config;
+            let worn = config.max_requests_per_connection > 0
+                && up.requests >= config.max_requests_per_connection;
+            let over = up.codec.finished() || conn.read_closed;
+            if over || ((worn || up.draining) && up.streams.is_empty()) {
+                if worn {
+                    self.stats
+                        .inc(up.endpoint.cluster.stats.upstream_cx_max_requests);
+                }
+                if conn.output.is_empty() || over {
+                    self.upstream_gone(core, key, false);
+                } else {
+                    self.close_after_flush(core, key);
+                }
+                return;
+            }
+            if worn || up.draining || conn.closing != Closing::No || up.codec.room() == 0 {
+                return;
+            }
+            let host = up.endpoint.host.id;
+            let only_for = up.only_for;
+            let idle = up.streams.is_empty();
+            let mut next = self.next_pending(host, only_for);
+            if next.is_none() && idle && only_for.is_some() {
+                // The one it was made for was served by another, which somebody else waited for.
+                if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
+                    up.only_for = None;
+                }
+                next = self.next_pending(host, None);
+            }
+            let Some(stream) = next else {
+                if idle {
+                    self.become_idle(core, key, host);
+                }
+                return;
+            };
+            self.attach(core, key, stream);
+        }
+    }
+
+    fn next_pending(&mut self, host: HostId, only_for: Option<Key>) -> Option<Key> {
+        let pool = self.pools.get_mut(&host)?;
+        let stats = pool.endpoint.cluster.stats;
+        let mut at = 0;
+        while let Some((stream, _)) = pool.pending.get(at) {
+            let stream = *stream;
+            let fits = self
+                .streams
+                .0
+                .get_key(stream)
+                .map(|found| only_for.is_none() || found.client_key() == only_for);
+            if fits == Some(false) {
+                at += 1;
+                continue;
+            }
+            pool.pending.remove(at);
+            self.stats.gauge(stats.upstream_rq_pending_active, -1);
+            if fits == Some(true) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    fn become_idle<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, host: HostId) {
+        let current = self.host_is_current(host);
+        let now = core.now();
+        let Some(conn) = self.conns.get_key_mut(key) else {
+            return;
+        };
+        conn.active_ms = now;
+        // Whoever was full was the client of a stream that ended.
+        conn.paused &= !pause::FULL;
+        let slot = conn.slot;
+        let Some(up) = conn.up_mut() else { return };
+        if up.idle {
+            return;
+        }
+        up.only_for = None;
+        let timeout = up.endpoint.cluster.config.idle_timeout_ms;
+        let shared = up.codec.shape() != Shape::PingPong;
+        if !current {
+            self.upstream_gone(core, key, false);
+            return;
+        }
+        up.idle = true;
+        if !shared && let Some(pool) = self.pools.get_mut(&host) {
+            pool.idle.push(slot);
+            if pool.idle.len() > 64 && pool.idle.len() > 2 * pool.total {
+                let conns = &self.conns;
+                pool.idle.retain(|slot| {
+                    core.parked(*slot).is_some()
+                        || core.resident(*slot).is_some_and(|n| conns.get(n).is_some())
+                });
+            }
+        }
+        if timeout > 0 {
+            self.due_by(core, key, now + timeout);
+        }
+    }
+
+    /// The host is still in its cluster.
+    pub(super) fn host_is_current(&self, host: HostId) -> bool {
+        self.pools.get(&host).is_some_and(|pool| {
+            self.snapshot
+                .clusters
+                .get(&pool.endpoint.cluster.id)
+                .is_some_and(|cluster| cluster.hosts.has(host))
+        })
+    }
+
+    /// An upstream connection ended: its streams are told, then it is closed.
+    pub(super) fn upstream_gone<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {
+        let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) else {
+            return;
+        };
+        if up.connecting {
+            self.connect_failed(core, key, UpstreamFailure::Connect);
+            return;
+        }
+        let streams = std::mem::take(&mut up.streams);
+        let fresh = up.requests <= 1;
+        let endpoint = Arc::clone(&up.endpoint);
+        if !streams.is_empty() {
+            self.stats
+                .inc(endpoint.cluster.stats.upstream_cx_destroy_with_active_rq);
+        }
+        self.drop_upstream(core, key, reset);
+        for stream in streams.keys() {
+            if let Some(found) = self.stream_mut(stream) {
+                found.upstream = None;
+                found.on_used_connection = !fresh;
+            }
+            self.uncount_upstream(stream);
+            self.upstream_reset_uncounted(core, stream, ResetReason::Disconnected);
+        }
+    }
+
+    fn drop_upstream<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {
+        let Some(mut conn) = self.conns.remove(key.index) else {
+            return;
+        };
+        conn.rest.clear(&mut core.chunks);
+        conn.output.clear(&mut core.chunks);
+        if let Role::Up(up) = &conn.role {
+            self.note_upstream_closed(
+                &up.endpoint,
+                core.now().saturating_sub(conn.opened_ms),
+                (conn.rx, conn.tx),
+            );
+            if conn.read_closed || conn.fin_seen {
+                self.stats
+                    .inc(up.endpoint.cluster.stats.upstream_cx_destroy_remote);
+            } else {
+                self.stats
+                    .inc(up.endpoint.cluster.stats.upstream_cx_destroy_local);
+            }
+        }
+        core.close(conn.slot, conn.sock, reset);
+    }
+
+    /// Counts the end of an upstream connection.
+    pub(super) fn note_upstream_closed(
+        &mut self,
+        endpoint: &Endpoint,
+        age_ms: u64,
+        (rx, tx): (u64, u64),
+    ) {
+        let stats = &endpoint.cluster.stats;
+        self.stats.inc(stats.upstream_cx_destroy);
+        self.stats.gauge(stats.upstream_cx_active, -1);
+        self.stats.add(stats.upstream_cx_rx_bytes_total, rx);
+        self.stats.add(stats.upstream_cx_tx_bytes_total, tx);
+        self.stats.record(stats.upstream_cx_length_ms, age_ms);
+        endpoint
+            .host
+            .totals
+            .cx_active
+            .fetch_sub(1, Ordering::Relaxed);
+        let host = endpoint.host.id;
+        if let Some(pool) = self.pools.get_mut(&host) {
+            pool.total = pool.total.saturating_sub(1);
+            if pool.total == 0 && pool.pending.is_empty() {
+                self.pools.remove(&host);
+            }
+        }
+    }
+
+    /// An idle parked upstream has something: its end, or bytes nobody asked for. Either way it is
+    /// of no use any more.
+    pub(super) fn parked_upstream_ready<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) {
+        self.close_parked_upstream(core, slot);
+    }
+
+    /// Closes a parked idle upstream.
+    pub(super) fn close_parked_upstream<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) {
+        let now = core.now();
+        let Some(record) = core.close_parked(slot, false) else {
+            return;
+        };
+        let Some(endpoint) = record.peer else { return };
+        let priority = Self::record_priority(record.flags);
+        drop(Self::take_up_connection(&endpoint, priority));
+        self.stats
+            .inc(endpoint.cluster.stats.upstream_cx_destroy_remote);
+        self.note_upstream_closed(&endpoint, now.saturating_sub(record.opened.ms()), (0, 0));
+    }
+
+    /// The request head with what depends on the chosen endpoint.
+    fn rewrite_for_endpoint(&self, stream: Key, head: &mut Head) {
+        let Some(stream) = self.stream(stream) else {
+            return;
+        };
+        let Some(endpoint) = &stream.endpoint else {
+            return;
+        };
+        if stream.auto_host_rewrite && !endpoint.host.hostname.is_empty() {
+            head.set_authority(endpoint.host.hostname.as_bytes());
+        }
+    }
+
+    /// What is kept of a forwarded request head: the head itself while it may be sent again or a log
+    /// wants it, else nothing.
+    fn keep_request_head(&mut self, stream: Key, head: Box<Head>) {
+        match self.stream_mut(stream) {
+            Some(found) => found.head = Some(head),
+            None => self.events.give_head(head),
+        }
+    }
+
+    /// Cold facts of a pooled record.
+    pub(super) fn pooled_cold(compact: moorgate_codecs::Compact) -> Option<Box<Cold>> {
+        (!compact.is_empty()).then(|| Box::new(Cold::Codec(compact)))
+    }
+}

@@ -1,0 +1,15 @@
+//! The process around the workers: the control thread and what plugs into it.
+//!
+//! Nothing here is on the path of traffic; nothing here may block for longer than a turn.
+
+mod backend;
+pub mod cli;
+pub mod control;
+pub mod facts;
+mod listeners;
+pub mod log;
+mod process;
+pub mod signals;
+pub mod version;
+
+pub use process::run;

@@ -1,0 +1,463 @@
+//! The process: from options to workers, through reloads, to the end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use super::cli::{Mode, Options};
+use super::control::{ControlLoop, Handle, Turn};
+use super::facts::{ServerFacts, StatsFlush};
+use super::listeners::Sockets;
+use super::log::Log;
+use super::signals::{self, Signals};
+use crate::admin::{Admin, Field, Item, Section};
+use crate::cluster::dns::Dns;
+use crate::cluster::health::Health;
+use crate::cluster::manager::{ClusterIds, Manager};
+use crate::config::build::{self, Builder, Built, Interner};
+use crate::config::{ConfigError, ParseOptions, ParsedBootstrap, Source, parse_bootstrap, to_json};
+use crate::engine::chunk::Budget;
+use crate::engine::core::{Core, Group};
+use crate::engine::limits;
+use crate::engine::reactor::clock::Clock;
+use crate::engine::reactor::epoll::{Epoll, EpollRemote};
+use crate::engine::worker::Worker;
+use crate::proxy::config::{Listener, Snapshot};
+use crate::proxy::facts::{Message, ProxyFacts};
+use crate::proxy::{Gateway, Parts, Shared, Tuning};
+use crate::telemetry::log_thread::LogThread;
+use crate::telemetry::recorder::Recorder;
+use crate::telemetry::registry::Registry;
+use crate::telemetry::stats::{EngineStats, Names};
+
+/// What runs without `-c` and `--config-yaml`.
+const DEFAULT: &str = include_str!("default.yaml");
+
+/// Interval of histograms and counters in statistics, Envoy's default.
+const STATS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The process as the control thread sees it.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) options: Options,
+    pub(super) registry: Arc<Registry>,
+    pub(super) manager: Manager,
+    pub(super) logs: LogThread,
+    pub(super) log: Option<Log>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sockets: Sockets,
+    pub(super) listeners: Vec<Arc<Listener>>,
+    pub(super) facts: ServerFacts,
+    pub(super) node: Option<String>,
+    pub(super) draining: bool,
+    pub(super) health_failed: bool,
+    pub(super) workers_left: usize,
+    group: Arc<Group<EpollRemote, ProxyFacts>>,
+    recorder: Arc<Recorder>,
+    interner: Interner,
+    cluster_ids: Arc<ClusterIds>,
+    max_connections: u64,
+    version: u64,
+    bootstrap: String,
+}
+
+/// Reads the configuration that the options name.
+fn load(options: &Options) -> Result<ParsedBootstrap, ConfigError> {
+    let mut source = Source {
+        path: options.config_path.clone(),
+        yaml: options.config_yaml.clone(),
+    };
+    if source.path.is_none() && source.yaml.is_none() {
+        source.yaml = Some(DEFAULT.to_owned());
+    }
+    let parsing = ParseOptions {
+        allow_unknown_static_fields: options.allow_unknown_static_fields,
+    };
+    parse_bootstrap(&source, &parsing)
+}
+
+/// Says once what is set and has no effect.
+fn tell_ignored(parsed: &ParsedBootstrap) {
+    if !parsed.ignored.is_empty() {
+        tracing::info!("accepted without effect: {}", parsed.ignored.join(", "));
+    }
+    if !parsed.unknown.is_empty() {
+        tracing::warn!("unknown fields skipped: {}", parsed.unknown.join(", "));
+    }
+}
+
+/// Runs the gateway; returns when it has ended.
+pub fn run(options: Options) -> ExitCode {
+    match start(options) {
+        Ok(code) => code,
+        Err(why) => {
+            tracing::error!("{why}");
+            eprintln!("moorgate: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<ExitCode, String> {
+    signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
+    let log =
+        Log::start(super::log::Settings::new(&options)?).map_err(|error| error.to_string())?;
+    log.install();
+    for note in options.ignored() {
+        tracing::info!("{note}");
+    }
+    let descriptors = limits::raise_descriptors().map_err(|error| error.to_string())?;
+    let parsed = load(&options).map_err(|error| error.to_string())?;
+    let registry = Registry::new();
+    let logs = LogThread::start(options.access_logs(), &registry)
+        .map_err(|error| format!("cannot start the log thread: {error}"))?;
+    let interner = Interner::default();
+    let cluster_ids = Arc::<ClusterIds>::default();
+    let built = build_with(&parsed, &registry, &interner, &cluster_ids, &logs, &options)
+        .map_err(|error| error.to_string())?;
+    if options.mode == Mode::Validate {
+        let name = options.config_path.as_ref().map_or_else(
+            || "(built in)".to_owned(),
+            |path| path.display().to_string(),
+        );
+        println!("configuration '{name}' OK");
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell_ignored(&parsed);
+    let concurrency = options
+        .concurrency
+        .map_or_else(limits::cores, |n| n as usize);
+    tracing::info!(
+        "{} workers, {} descriptors at most (were {})",
+        concurrency,
+        descriptors.now,
+        descriptors.before
+    );
+    serve(
+        options,
+        log,
+        parsed,
+        built,
+        (registry, logs, interner, cluster_ids),
+        concurrency,
+    )
+}
+
+fn build_with(
+    parsed: &ParsedBootstrap,
+    registry: &Arc<Registry>,
+    interner: &Interner,
+    clusters: &Arc<ClusterIds>,
+    logs: &LogThread,
+    options: &Options,
+) -> Result<Built, ConfigError> {
+    let hostname = hostname();
+    let builder = Builder {
+        names: &**registry as &dyn Names,
+        ids: interner,
+        clusters,
+        logs: logs.logs(),
+        options: build::Options {
+            file: &parsed.file,
+            hostname: &hostname,
+            service_node: &options.service_node,
+            service_cluster: &options.service_cluster,
+        },
+    };
+    build::build(&parsed.bootstrap, &builder)
+}
+
+type Telemetry = (Arc<Registry>, LogThread, Interner, Arc<ClusterIds>);
+
+fn serve(
+    options: Options,
+    log: Log,
+    parsed: ParsedBootstrap,
+    built: Built,
+    (registry, logs, interner, cluster_ids): Telemetry,
+    concurrency: usize,
+) -> Result<ExitCode, String> {
+    let clock = Clock::start();
+    let reactors = (0..concurrency)
+        .map(|_| Epoll::new(clock))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("cannot make an epoll set: {error}"))?;
+    let budget = options
+        .max_buffer_bytes
+        .unwrap_or_else(|| limits::memory().map_or(1 << 30, |bytes| bytes / 4));
+    let budget = Arc::new(Budget::new(budget as usize));
+    let cores = Core::<Epoll, ProxyFacts>::group(reactors, &budget);
+    let group = Arc::clone(cores[0].siblings());
+    let facts = ServerFacts::new(&registry, concurrency as u32);
+    let recorder = registry.recorder();
+    let mut manager = Manager::new(
+        Arc::clone(&cluster_ids),
+        Arc::clone(&registry) as Arc<dyn Names + Send + Sync>,
+        Arc::clone(&recorder),
+    );
+    manager.set(built.definitions);
+    manager.take_dirty();
+    let mut process = Process {
+        max_connections: options.max_connections.unwrap_or(built.max_connections),
+        options,
+        registry,
+        manager,
+        logs,
+        log: Some(log),
+        shared: Arc::default(),
+        sockets: Sockets::default(),
+        listeners: built.listeners,
+        facts,
+        node: built.node.json,
+        draining: false,
+        health_failed: false,
+        workers_left: concurrency,
+        group,
+        recorder,
+        interner,
+        cluster_ids,
+        version: 0,
+        bootstrap: to_json(&parsed.bootstrap).unwrap_or_default(),
+    };
+    let admin = built.admin;
+    let socks = process
+        .sockets
+        .update(&process.listeners)
+        .map_err(|error| error.to_string())?;
+    let snapshot = process.snapshot();
+    let mut control = ControlLoop::new(process).map_err(|error| error.to_string())?;
+    let handle = control.handle();
+    let signals = Signals::new().map_err(|error| error.to_string())?;
+    control
+        .add(Box::new(signals))
+        .map_err(|error| error.to_string())?;
+    let flush = StatsFlush::new(Arc::clone(&control.state.registry), STATS_INTERVAL);
+    control
+        .add(Box::new(flush))
+        .map_err(|error| error.to_string())?;
+    control
+        .add(Box::new(Dns::new()))
+        .map_err(|error| error.to_string())?;
+    control
+        .add(Box::new(Health::new()))
+        .map_err(|error| error.to_string())?;
+    if let Some(admin) = admin {
+        let settings = crate::admin::Settings {
+            address: admin.addr,
+            address_path: control.state.options.admin_address_path.clone(),
+            access_logs: Vec::new(),
+            writer: None,
+        };
+        let address = settings.address.clone();
+        let names = Arc::clone(&control.state.registry);
+        let admin = Admin::open(settings, &*names, Arc::clone(&control.state.recorder))
+            .map_err(|error| format!("admin: cannot listen on {address}: {error}"))?;
+        control
+            .add(Box::new(admin))
+            .map_err(|error| error.to_string())?;
+    }
+    let threads = spawn(cores, &control.state, &snapshot, &socks, &handle)?;
+    drop(snapshot);
+    control.state.facts.initialized();
+    if control.state.options.config_path.is_none() && control.state.options.config_yaml.is_none() {
+        tell_what_to_try();
+    }
+    let process = control.run().map_err(|error| error.to_string())?;
+    for thread in threads {
+        // A panic was already printed; the others still end in order.
+        let _ = thread.join();
+    }
+    process.logs.stop();
+    tracing::info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell_what_to_try() {
+    println!(
+        "Moorgate runs its built-in demonstration. Try:\n  \
+         curl -v http://127.0.0.1:8080/\n  \
+         curl http://127.0.0.1:9901/stats\n  \
+         curl http://127.0.0.1:9901/help\n\
+         Run your own configuration with: moorgate -c envoy.yaml"
+    );
+}
+
+fn spawn(
+    cores: Vec<Core<Epoll, ProxyFacts>>,
+    process: &Process,
+    snapshot: &Arc<Snapshot>,
+    socks: &[crate::proxy::ListenSock],
+    handle: &Handle<Process>,
+) -> Result<Vec<thread::JoinHandle<()>>, String> {
+    let engine_stats = EngineStats::new(&*process.registry, "moorgate.");
+    let cpus = if process.options.pin_workers || process.options.cpuset_threads {
+        limits::allowed_cpus().map_err(|error| error.to_string())?
+    } else {
+        Vec::new()
+    };
+    let mut threads = Vec::new();
+    for mut core in cores {
+        let number = usize::from(core.id());
+        let recorder = process.registry.recorder();
+        let parts = Parts {
+            shared: Arc::clone(&process.shared),
+            snapshot: Arc::clone(snapshot),
+            logs: process
+                .logs
+                .logs()
+                .writer(Arc::clone(&recorder), number as u64),
+            recorder,
+            engine_stats,
+            tuning: Tuning::default(),
+            hostname: hostname(),
+        };
+        let socks = socks.to_vec();
+        let handle = handle.clone();
+        let cpus = cpus.clone();
+        let thread = thread::Builder::new()
+            .name(format!("wrk:worker_{number}"))
+            .spawn(move || {
+                if !cpus.is_empty()
+                    && let Err(error) = limits::pin_thread(number, &cpus)
+                {
+                    tracing::warn!("worker {number} could not be pinned: {error}");
+                }
+                let mut gateway = Gateway::new(parts, core.now());
+                if let Err(error) = gateway.adopt_listeners(&mut core, &socks) {
+                    tracing::error!("worker {number} cannot accept: {error}");
+                }
+                let ended = Worker::new(core, gateway).run();
+                if let Err(error) = ended {
+                    tracing::error!("worker {number} ended: {error}");
+                }
+                handle.send(|process, _| process.workers_left -= 1);
+            })
+            .map_err(|error| format!("cannot start worker {number}: {error}"))?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+impl Process {
+    pub(super) fn tell(&self, message: impl Fn() -> Message) {
+        for member in &self.group.members {
+            member.post(message());
+        }
+    }
+
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        self.version += 1;
+        let clusters = self.manager.clusters();
+        let names = clusters
+            .values()
+            .map(|cluster| (cluster.name.as_bytes().into(), cluster.id))
+            .collect();
+        Arc::new(Snapshot {
+            version: self.version,
+            listeners: self.listeners.clone(),
+            clusters,
+            names,
+            max_connections: self.max_connections,
+        })
+    }
+
+    /// Gives the workers the configuration as it is now.
+    pub(super) fn publish(&mut self) {
+        let snapshot = self.snapshot();
+        self.tell(|| Message::Snapshot(Arc::clone(&snapshot)));
+    }
+
+    /// Reads the configuration again. When it is good it takes effect; when not, nothing changes.
+    pub(super) fn reload(&mut self) {
+        if let Err(why) = self.try_reload() {
+            tracing::error!("configuration not changed: {why}");
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), String> {
+        let parsed = load(&self.options).map_err(|error| error.to_string())?;
+        let built = build_with(
+            &parsed,
+            &self.registry,
+            &self.interner,
+            &self.cluster_ids,
+            &self.logs,
+            &self.options,
+        )
+        .map_err(|error| error.to_string())?;
+        let socks = self
+            .sockets
+            .update(&built.listeners)
+            .map_err(|error| error.to_string())?;
+        tell_ignored(&parsed);
+        self.listeners = built.listeners;
+        self.max_connections = self
+            .options
+            .max_connections
+            .unwrap_or(built.max_connections);
+        self.node = built.node.json;
+        self.bootstrap = to_json(&parsed.bootstrap).unwrap_or_default();
+        self.manager.set(built.definitions);
+        self.manager.take_dirty();
+        self.publish();
+        self.tell(|| Message::Listeners(socks.clone()));
+        tracing::info!("configuration reloaded, version {}", self.version);
+        Ok(())
+    }
+
+    /// Ends in order; a second request ends at once.
+    pub(super) fn terminate(&mut self, turn: &mut Turn) {
+        let _ = turn;
+        if self.draining {
+            self.tell(|| Message::Stop);
+            return;
+        }
+        self.draining = true;
+        let within_ms = self.options.drain_time().as_millis() as u64;
+        tracing::info!("draining for at most {within_ms} ms");
+        self.tell(|| Message::Drain {
+            within_ms,
+            exit: true,
+            close: true,
+        });
+        self.sockets.leave_all();
+    }
+
+    /// Sets the gauges that are only known when asked for.
+    pub(super) fn refresh_gauges(&mut self) {
+        self.manager.show();
+        let connections = self.shared.connections.load(Ordering::Relaxed);
+        let state = crate::admin::AdminBackend::state(self);
+        self.facts.refresh(state.gauge(), connections);
+    }
+
+    /// The configuration as `/config_dump` shows it.
+    pub(super) fn config_sections(&self, include_eds: bool) -> Vec<Section> {
+        let _ = include_eds;
+        let bootstrap = Section {
+            message: "envoy.admin.v3.BootstrapConfigDump",
+            fields: vec![("bootstrap", Field::One(self.bootstrap.clone()))],
+        };
+        let clusters = self.manager.iter().map(|cluster| Item {
+            name: cluster.name.to_string(),
+            json: format!("{{\"cluster\": {{\"name\": {:?}}}}}", &*cluster.name),
+        });
+        let clusters = Section {
+            message: "envoy.admin.v3.ClustersConfigDump",
+            fields: vec![(
+                "static_clusters",
+                Field::Many {
+                    element: "StaticCluster",
+                    items: clusters.collect(),
+                },
+            )],
+        };
+        vec![bootstrap, clusters]
+    }
+}
