@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""The same configuration and the same bytes through a real Envoy and through Moorgate.
+
+Status, reason, headers, body, trailers, framing and whether the connection stays open must agree,
+and so must every request the upstream saw. Values that differ between two runs of Envoy itself
+(dates, request ids, timings) are reduced to their form. Ends with 1 if anything differs.
+
+    MOORGATE_BIN=... [ENVOY_BIN=...] tests/interop/differential.py [PART OF A CASE'S NAME]
+"""
+
+import re
+import sys
+
+from gateway import Gateway, Scratch, closed_port, envoy_binary, moorgate_binary
+from http1 import Client, request
+from upstream import MALFORMED, Upstream
+
+
+class Case:
+    """`sends`: one bytes object for each request of the connection. `listener`: which port.
+
+    `may_refuse`: two servers could read this differently, so Moorgate may refuse what Envoy accepts
+    (docs/smuggling.md). It then has to answer 4xx and to forward nothing.
+    """
+
+    def __init__(self, name, *sends, listener="http", method="GET", may_refuse=False):
+        self.name, self.sends, self.listener, self.method = name, sends, listener, method
+        self.may_refuse = may_refuse
+
+
+def get(target, *headers, host="gateway.example"):
+    return request("GET", target, headers, host=host)
+
+
+def raw(text):
+    return text.encode("latin-1")
+
+
+CHUNKED = ["Transfer-Encoding: chunked"]
+H = "Host: gateway.example\r\n"
+
+CASES = [
+    # The ordinary.
+    Case("get", get("/")),
+    Case("get with a query", get("/a/b?c=d&e")),
+    Case("head", request("HEAD", "/"), method="HEAD"),
+    Case("post with a length", request("POST", "/echo", body=b"abc")),
+    Case("post, empty, no length", request("POST", "/echo")),
+    Case("post, length 0", request("POST", "/echo", ["Content-Length: 0"])),
+    Case("post chunked", request("POST", "/echo", CHUNKED) + b"3\r\nabc\r\n0\r\n\r\n"),
+    Case("post chunked with trailers",
+         request("POST", "/echo", CHUNKED) + b"3\r\nabc\r\n0\r\nx-t: 1\r\n\r\n"),
+    Case("get with a body", request("GET", "/echo", body=b"abc")),
+    Case("delete with a body", request("DELETE", "/echo", body=b"abc")),
+    Case("options asterisk", raw(f"OPTIONS * HTTP/1.1\r\n{H}\r\n")),
+    Case("extension method", request("PROPFIND", "/")),
+    Case("unknown method", request("BREW", "/")),
+    Case("trace", request("TRACE", "/")),
+    Case("two on one connection", get("/"), get("/echo")),
+    Case("connection close", get("/", "Connection: close")),
+    Case("connection keep-alive", get("/", "Connection: keep-alive"), get("/")),
+    Case("proxy-connection", get("/", "Proxy-Connection: keep-alive"), get("/")),
+    # Answers.
+    *(Case(f"status {code}", get(f"/status/{code}"))
+      for code in (200, 201, 204, 206, 301, 304, 400, 404, 418, 429, 500, 502, 503, 599)),
+    Case("head of 304", request("HEAD", "/status/304"), method="HEAD"),
+    Case("chunked answer with trailers", get("/chunked")),
+    Case("chunked answer, trailers wanted", get("/chunked", "TE: trailers")),
+    Case("answer until close", get("/until-close")),
+    Case("answer of HTTP/1.0", get("/http10")),
+    Case("early hints", get("/hints")),
+    Case("many headers", get("/headers/30")),
+    Case("event stream", get("/sse/2")),
+    # Headers on the way in.
+    Case("hop-by-hop", get("/", "Connection: X-Hop, keep-alive", "X-Hop: 1", "Keep-Alive: 5",
+                           "TE: trailers, gzip", "X-Stays: 1")),
+    Case("te trailers", get("/", "TE: trailers", "Connection: TE")),
+    Case("upgrade not configured", get("/", "Connection: Upgrade", "Upgrade: h2c",
+                                       "HTTP2-Settings: AAMAAABk")),
+    Case("upgrade without connection", get("/", "Upgrade: websocket")),
+    Case("x-forwarded-for given", get("/", "X-Forwarded-For: 203.0.113.7, 10.0.0.1")),
+    Case("x-forwarded-proto given", get("/", "X-Forwarded-Proto: https")),
+    Case("x-forwarded-host given", get("/", "X-Forwarded-Host: a.example")),
+    Case("x-request-id given", get("/", "X-Request-Id: mine")),
+    Case("x-envoy headers given", get("/", "X-Envoy-Internal: true", "X-Envoy-Foo: 1",
+                                      "X-Envoy-Original-Path: /x")),
+    Case("x-envoy timeouts given", get("/", "X-Envoy-Upstream-Rq-Timeout-Ms: 900",
+                                       "X-Envoy-Max-Retries: 1")),
+    Case("duplicate headers", get("/", "X-A: 1", "X-A: 2", "Cookie: a=1", "Cookie: b=2")),
+    Case("empty header value", get("/", "X-A:")),
+    Case("spaces around a value", get("/", "X-A: \t b \t ")),
+    Case("obs-text in a value", raw(f"GET / HTTP/1.1\r\n{H}X-A: caf\xe9\r\n\r\n")),
+    Case("folded header", raw(f"GET / HTTP/1.1\r\n{H}X-A: b\r\n  c\r\n\r\n"), may_refuse=True),
+    Case("user-agent and accept", get("/", "User-Agent: t/1", "Accept: */*")),
+    Case("expect 100-continue", request("POST", "/echo", ["Expect: 100-continue"], b"abc")),
+    Case("expect something", get("/", "Expect: something")),
+    Case("path with dots", get("/a/../b/./c")),
+    Case("path with two slashes", get("//a//b")),
+    Case("path with escapes", get("/a%2fb%20c%zz")),
+    Case("path with a fragment", get("/a#b")),
+    Case("path with a quote", get("/a\"b<c>")),
+    # Hosts and targets.
+    Case("other host", get("/", host="other.example")),
+    Case("other host with a port", get("/", host="other.example:8080")),
+    Case("other host in capitals", get("/", host="OTHER.example")),
+    Case("subdomain of other", get("/", host="a.b.other.example")),
+    Case("host of IPv6", get("/", host="[::1]:80")),
+    Case("absolute-form", raw(f"GET http://other.example/ HTTP/1.1\r\n{H}\r\n")),
+    Case("absolute-form with port and query",
+         raw(f"GET http://gateway.example:81/a?b HTTP/1.1\r\n{H}\r\n")),
+    Case("absolute-form of https", raw(f"GET https://gateway.example/ HTTP/1.1\r\n{H}\r\n")),
+    Case("connect", raw("CONNECT gateway.example:443 HTTP/1.1\r\nHost: gateway.example:443\r\n"
+                        "\r\n")),
+    # Routes.
+    Case("direct response", get("/direct")),
+    Case("direct response to head", request("HEAD", "/direct"), method="HEAD"),
+    Case("direct response with a query", get("/direct?x=1")),
+    Case("direct path is exact", get("/direct/more")),
+    Case("direct response to a post", request("POST", "/direct", body=b"abc"), get("/")),
+    Case("redirect host", get("/redirect/host/a?b=c")),
+    Case("redirect path", get("/redirect/path?b=c")),
+    Case("redirect https", get("/redirect/https/a", host="gateway.example:80")),
+    Case("redirect prefix", get("/redirect/prefix/a?b=c")),
+    Case("prefix rewrite", get("/rewrite/a?b=c")),
+    Case("host rewrite", get("/hostrewrite")),
+    Case("regex matches", get("/regex/12")),
+    Case("regex is anchored", get("/regex/12x")),
+    Case("regex ignores the query", get("/regex/12?x")),
+    Case("header exact", get("/match", "X-Kind: special")),
+    Case("header prefix", get("/match", "X-Kind: spectrum")),
+    Case("header present", get("/match", "X-Kind: x", "X-Present: ")),
+    Case("header absent", get("/match")),
+    Case("no header matches", get("/match", "X-Absent: 1")),
+    Case("edit headers", get("/edit", "X-Gone: 1", "X-Over: old", "X-More: first", "X-Once: mine")),
+    Case("edit headers, none there", get("/edit")),
+    Case("weighted", get("/weighted")),
+    Case("cluster not found", get("/nowhere")),
+    # What goes wrong upstream.
+    Case("connection refused", get("/dead")),
+    Case("no endpoint", get("/empty-cluster")),
+    Case("breaker open", get("/full")),
+    Case("route timeout", get("/slow/1500")),
+    Case("upstream resets", get("/reset")),
+    Case("upstream closes at once", get("/empty")),
+    Case("upstream breaks off", get("/truncated")),
+    Case("retry succeeds", get("/flaky/3")),
+    Case("retries run out", get("/flaky/9")),
+    Case("retries with a body", request("POST", "/flaky/3", body=b"abc")),
+    Case("early answer", request("POST", "/early", body=b"x" * 200_000)),
+    *(Case(f"malformed answer: {kind}", get(f"/malformed/{kind}")) for kind in MALFORMED),
+    # What is wrong with the request.
+    Case("not http", raw("\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n")),
+    Case("no host", raw("GET / HTTP/1.1\r\n\r\n")),
+    Case("empty host", raw("GET / HTTP/1.1\r\nHost:\r\n\r\n"), may_refuse=True),
+    Case("two hosts", raw("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), may_refuse=True),
+    Case("bad version", raw(f"GET / HTTP/3.7\r\n{H}\r\n")),
+    Case("both lengths", raw(f"POST / HTTP/1.1\r\n{H}Content-Length: 3\r\n"
+                             "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
+    Case("two lengths", raw(f"POST / HTTP/1.1\r\n{H}Content-Length: 3\r\nContent-Length: 4\r\n"
+                            "\r\nabcd")),
+    Case("unknown coding", raw(f"POST / HTTP/1.1\r\n{H}Transfer-Encoding: gzip\r\n\r\n")),
+    Case("control in a value", raw(f"GET / HTTP/1.1\r\n{H}X-A: \x01\r\n\r\n")),
+    Case("space in a name", raw(f"GET / HTTP/1.1\r\n{H}X A: 1\r\n\r\n")),
+    Case("header line without colon", raw(f"GET / HTTP/1.1\r\n{H}nonsense\r\n\r\n")),
+    Case("underscore in a name", get("/", "X_A: 1")),
+    Case("headers of 59 KiB", get("/", "X-A: " + "a" * 59 * 1024)),
+    Case("headers of 61 KiB", get("/", "X-A: " + "a" * 61 * 1024)),
+    Case("target of 61 KiB", get("/" + "a" * 61 * 1024)),
+    Case("100 headers", get("/direct", *(f"X-{n}: 1" for n in range(99)))),
+    Case("101 headers", get("/direct", *(f"X-{n}: 1" for n in range(100)))),
+    Case("bad chunk size", request("POST", "/", CHUNKED) + b"zz\r\n"),
+    Case("bad chunk size to a direct answer", request("POST", "/direct", CHUNKED) + b"zz\r\n"),
+    # HTTP/1.0.
+    Case("1.0 refused", raw("GET / HTTP/1.0\r\nHost: gateway.example\r\n\r\n")),
+    Case("1.0 without host", raw("GET / HTTP/1.0\r\n\r\n"), listener="http10"),
+    Case("1.0 with host", raw(f"GET / HTTP/1.0\r\n{H}\r\n"), listener="http10"),
+    Case("1.0 keep-alive", raw(f"GET / HTTP/1.0\r\n{H}Connection: keep-alive\r\n\r\n"),
+         raw(f"GET / HTTP/1.0\r\n{H}\r\n"), listener="http10"),
+    Case("1.0 of a chunked answer", raw(f"GET /chunked HTTP/1.0\r\n{H}\r\n"), listener="http10"),
+    Case("1.0 chunked request", raw(f"POST /echo HTTP/1.0\r\n{H}Transfer-Encoding: chunked\r\n\r\n"
+                                    "3\r\nabc\r\n0\r\n\r\n"), listener="http10", may_refuse=True),
+    Case("1.0 post", raw(f"POST /echo HTTP/1.0\r\n{H}Content-Length: 3\r\n\r\nabc"),
+         listener="http10"),
+]
+
+# Header values that no two runs share, and the form they are reduced to.
+FORMS = {
+    "date": (r"^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$", "<date>"),
+    "x-request-id": (r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", "<uuid>"),
+    "x-envoy-upstream-service-time": (r"^\d+$", "<ms>"),
+    # What is left of the 15 s of the route, less when a retry is sent.
+    "x-envoy-expected-rq-timeout-ms": (r"^(14\d{3}|15000)$", "<15 s>"),
+    # For a client on loopback Envoy names an address of its own machine.
+    "x-forwarded-for": (r"^[0-9.]+$", "<address>"),
+}
+
+
+def reduced(headers):
+    """Header pairs without order among different names, run-dependent values by their form."""
+    out = []
+    for name, value in headers:
+        pattern, form = FORMS.get(name, (None, None))
+        out.append((name, form if pattern and re.match(pattern, value) else value))
+    return sorted(out, key=lambda pair: pair[0])
+
+
+def run(case, gateway, upstream):
+    """What the client got and what the upstream saw, as comparable lines."""
+    upstream.take()
+    lines = []
+    with Client(gateway.port(case.listener), timeout=4.0) as client:
+        for number, data in enumerate(case.sends):
+            try:
+                client.send(data)
+                answer = client.read(case.method)
+            except TimeoutError:
+                lines.append(f"answer {number}: none in time")
+                break
+            except (OSError, ValueError) as error:
+                lines.append(f"answer {number}: {type(error).__name__}")
+                break
+            if answer is None:
+                lines.append(f"answer {number}: closed without one")
+                break
+            lines.append(f"answer {number}: {answer.version} {answer.status} {answer.reason}, "
+                         f"interim {answer.interim}, framing {answer.framing}, "
+                         f"{'complete' if answer.complete else 'broken off'}")
+            lines += [f"answer {number} header {name}: {value}"
+                      for name, value in reduced(answer.headers)]
+            lines += [f"answer {number} trailer {pair}" for pair in answer.trailers]
+            lines.append(f"answer {number} body {answer.body[:2000]!r}")
+            if answer.framing == "close":
+                break
+        else:
+            # Envoy delays some closes by a second (delayed_close_timeout): ask the header instead,
+            # and the socket only where it closes at once.
+            lines.append("left open" if answer.get("connection") != "close"
+                         and not client.closed_within(0.05) else "closing")
+    for number, seen in enumerate(upstream.take()):
+        lines.append(f"upstream {number}: {seen.method} {seen.target} {seen.version}, "
+                     f"body {seen.body()}, framing {seen.framing}")
+        lines += [f"upstream {number} header {name}: {value}"
+                  for name, value in reduced(seen.headers)]
+        lines += [f"upstream {number} trailer {pair}" for pair in seen.trailers]
+    return lines
+
+
+def refused(lines):
+    """Whether the only answer is a 4xx and nothing reached the upstream."""
+    return (
+        re.match(r"answer 0: HTTP/1\.[01] 4\d\d ", lines[0]) is not None
+        and not any(line.startswith(("upstream", "answer 1")) for line in lines)
+    )
+
+
+def main():
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    cases = [case for case in CASES if wanted in case.name]
+    upstream, closed, differing = Upstream(), closed_port(), 0
+    with Scratch() as scratch:
+        envoy, moorgate = (
+            Gateway(scratch, binary=binary, upstream=upstream.port, closed=closed)
+            for binary in (envoy_binary(), moorgate_binary())
+        )
+        for case in cases:
+            theirs, ours = (run(case, gateway, upstream) for gateway in (envoy, moorgate))
+            if theirs == ours:
+                continue
+            if case.may_refuse and refused(ours):
+                print(f"refused, as it may be: {case.name}")
+                continue
+            differing += 1
+            print(f"DIFFERS: {case.name}")
+            for line in theirs:
+                if line not in ours:
+                    print(f"    envoy     {line[:300]}")
+            for line in ours:
+                if line not in theirs:
+                    print(f"    moorgate  {line[:300]}")
+    upstream.close()
+    print(f"differential: {len(cases) - differing} of {len(cases)} cases agree")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
