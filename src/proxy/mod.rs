@@ -4,11 +4,13 @@
 //! must never hold a pointer from one connection to another: resident objects name each other by key.
 
 mod app;
+mod attaching;
 mod balance;
 mod clock;
 mod closing;
 pub mod config;
 mod conn;
+mod connecting;
 mod deadlines;
 mod drain;
 pub mod facts;
@@ -28,7 +30,9 @@ mod retries;
 mod rules;
 mod stream;
 mod tunnel;
+mod upgrading;
 mod upstream;
+mod waking;
 
 pub use gateway::{Gateway, Parts, Shared, Tuning};
 pub use listen::ListenSock;

@@ -1,4 +1,4 @@
-//! Upstream connections of this worker: pools by host, connecting, attaching streams, giving back.
+//! Upstream connections of this worker: pools by host, taking out of them and giving back.
 //!
 //! A pool keeps idle connections by slot, so that it does not matter whether one is resident or
 //! parked. Entries may be stale: whoever takes one looks whether it still is what it was.
@@ -7,17 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use moorgate_codecs::{Head, ResetReason, Shape, StreamId, http1};
+use moorgate_codecs::{ResetReason, Shape};
 
-use super::conn::{Closing, Conn, Role, StreamMap, Up, pause};
+use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
-use super::stream::Way;
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::cluster::{Cluster, Host, HostId};
-use crate::engine::arena::Span;
-use crate::engine::reactor::{Interest, Reactor};
+use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 
 /// Streams assumed to fit on a multiplexed connection that is still connecting.
@@ -191,205 +189,6 @@ impl Gateway {
         }
     }
 
-    fn connect<R: Reactor>(
-        &mut self,
-        core: &mut Core<R>,
-        host: HostId,
-        priority: Priority,
-        own: Option<Key>,
-    ) {
-        let Some(pool) = self.pools.get(&host) else {
-            return;
-        };
-        let endpoint = Arc::clone(&pool.endpoint);
-        let cluster = Arc::clone(&endpoint.cluster);
-        let thresholds = &cluster.config.thresholds;
-        let permit = match cluster
-            .breakers
-            .acquire(Resource::Connections, priority, thresholds)
-        {
-            Some(permit) => permit,
-            // A pool without any connection may open one, so that what waits is not stuck.
-            None if pool.total == 0 => {
-                self.stats.inc(cluster.stats.upstream_cx_overflow);
-                cluster
-                    .breakers
-                    .acquire_anyway(Resource::Connections, priority)
-            }
-            None => {
-                self.stats.inc(cluster.stats.upstream_cx_overflow);
-                return;
-            }
-        };
-        let now = core.now();
-        let sock = match core
-            .reactor
-            .connect(&endpoint.host.addr, &cluster.config.socket)
-        {
-            Ok(sock) => sock,
-            Err(_) => {
-                self.stats.inc(cluster.stats.upstream_cx_total);
-                self.stats.inc(cluster.stats.upstream_cx_connect_fail);
-                endpoint
-                    .host
-                    .totals
-                    .cx_connect_fail
-                    .fetch_add(1, Ordering::Relaxed);
-                drop(permit);
-                self.fail_pending(core, host, UpstreamFailure::Connect);
-                return;
-            }
-        };
-        let codec = match &cluster.config.codec {
-            Some(factory) => factory.make(),
-            None => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
-        };
-        let up = Up {
-            codec,
-            endpoint: Arc::clone(&endpoint),
-            streams: StreamMap::default(),
-            connecting: true,
-            idle: false,
-            requests: 0,
-            only_for: own,
-            draining: false,
-            permit: Some(permit),
-        };
-        let key = self
-            .conns
-            .insert(Conn::new(sock, Role::Up(Box::new(up)), now));
-        match core.open(sock, key.index, Interest::Edge { write: true }) {
-            Ok(slot) => {
-                if let Some(conn) = self.conn_mut(key) {
-                    conn.slot = slot;
-                    conn.write_armed = true;
-                }
-            }
-            Err(_) => {
-                core.reactor.close(sock, true);
-                self.conns.remove(key.index);
-                self.fail_pending(core, host, UpstreamFailure::Connect);
-                return;
-            }
-        }
-        let stats = &cluster.stats;
-        self.stats.inc(stats.upstream_cx_total);
-        self.stats.gauge(stats.upstream_cx_active, 1);
-        if cluster.config.codec.is_none() {
-            self.stats.inc(stats.upstream_cx_http1_total);
-        }
-        endpoint
-            .host
-            .totals
-            .cx_total
-            .fetch_add(1, Ordering::Relaxed);
-        endpoint
-            .host
-            .totals
-            .cx_active
-            .fetch_add(1, Ordering::Relaxed);
-        if let Some(pool) = self.pools.get_mut(&host) {
-            pool.connecting += 1;
-            pool.total += 1;
-        }
-        self.due_by(core, key, now + cluster.config.connect_timeout_ms);
-    }
-
-    /// The outcome of a connect is known.
-    pub(super) fn connect_ended<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
-        let Some(conn) = self.conn(key) else { return };
-        let sock = conn.sock;
-        if matches!(conn.role, Role::Tunnel(_)) {
-            self.tunnel_connected(core, key);
-            return;
-        }
-        if core.reactor.take_error(sock).is_err() {
-            self.connect_failed(core, key, UpstreamFailure::Connect);
-            return;
-        }
-        let now = core.now();
-        let Some(conn) = self.conn_mut(key) else {
-            return;
-        };
-        let (slot, opened) = (conn.slot, conn.opened_ms);
-        conn.write_armed = false;
-        let Some(up) = conn.up_mut() else { return };
-        up.connecting = false;
-        let endpoint = Arc::clone(&up.endpoint);
-        let multiplexed = up.codec.shape() != Shape::PingPong;
-        let host = endpoint.host.id;
-        self.stats
-            .record(endpoint.cluster.stats.upstream_cx_connect_ms, now - opened);
-        if let Some(pool) = self.pools.get_mut(&host) {
-            pool.connecting = pool.connecting.saturating_sub(1);
-            if multiplexed {
-                pool.shared.push(key);
-            }
-        }
-        if core
-            .arm(slot, sock, Interest::Edge { write: false })
-            .is_err()
-        {
-            self.upstream_gone(core, key, true);
-            return;
-        }
-        self.upstream_quiet(core, key);
-    }
-
-    /// A connect failed or took too long: all that wait for this host are told, as they would only
-    /// meet the same.
-    pub(super) fn connect_failed<R: Reactor>(
-        &mut self,
-        core: &mut Core<R>,
-        key: Key,
-        failure: UpstreamFailure,
-    ) {
-        let Some(up) = self.conn(key).and_then(Conn::up) else {
-            return;
-        };
-        let endpoint = Arc::clone(&up.endpoint);
-        let stats = &endpoint.cluster.stats;
-        self.stats.inc(stats.upstream_cx_connect_fail);
-        if failure == UpstreamFailure::ConnectTimeout {
-            self.stats.inc(stats.upstream_cx_connect_timeout);
-        }
-        endpoint
-            .host
-            .totals
-            .cx_connect_fail
-            .fetch_add(1, Ordering::Relaxed);
-        if let Some(pool) = self.pools.get_mut(&endpoint.host.id) {
-            pool.connecting = pool.connecting.saturating_sub(1);
-        }
-        self.drop_upstream(core, key, true);
-        self.fail_pending(core, endpoint.host.id, failure);
-    }
-
-    fn fail_pending<R: Reactor>(
-        &mut self,
-        core: &mut Core<R>,
-        host: HostId,
-        failure: UpstreamFailure,
-    ) {
-        let Some(pool) = self.pools.get_mut(&host) else {
-            return;
-        };
-        let waiting = std::mem::take(&mut pool.pending);
-        let stats = pool.endpoint.cluster.stats;
-        for (stream, permit) in waiting {
-            drop(permit);
-            self.stats.gauge(stats.upstream_rq_pending_active, -1);
-            let Some(found) = self.stream_mut(stream) else {
-                continue;
-            };
-            if found.waiting.take() != Some(host) {
-                continue;
-            }
-            self.stats.inc(stats.upstream_rq_pending_failure_eject);
-            self.upstream_failed(core, stream, failure);
-        }
-    }
-
     /// Takes a stream that ended out of a host's queue.
     pub(super) fn stop_waiting(&mut self, stream: Key) {
         let Some(host) = self
@@ -407,141 +206,6 @@ impl Gateway {
             self.stats.gauge(stats.upstream_rq_pending_active, -1);
             self.stats.inc(stats.upstream_rq_cancelled);
         }
-    }
-
-    /// Opens a stream's request on a connected upstream.
-    fn attach<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, stream_key: Key) {
-        let now = core.now();
-        let Some(conn) = self.conns.get_key_mut(key) else {
-            return;
-        };
-        conn.active_ms = now;
-        let Some(up) = conn.up_mut() else { return };
-        let endpoint = Arc::clone(&up.endpoint);
-        let Some(id) = up.codec.open() else {
-            // It said that it had room; treat it as gone and look for another.
-            self.upstream_gone(core, key, true);
-            self.upstream_failed(core, stream_key, UpstreamFailure::Terminated);
-            return;
-        };
-        up.idle = false;
-        up.requests += 1;
-        up.streams.insert(id, stream_key);
-        let stats = &endpoint.cluster.stats;
-        self.stats.inc(stats.upstream_rq_total);
-        self.stats.gauge(stats.upstream_rq_active, 1);
-        endpoint
-            .host
-            .active_requests
-            .fetch_add(1, Ordering::Relaxed);
-        endpoint
-            .host
-            .totals
-            .rq_total
-            .fetch_add(1, Ordering::Relaxed);
-        let Some(stream) = self.stream_mut(stream_key) else {
-            return;
-        };
-        stream.upstream = Some((key, id));
-        stream.waiting = None;
-        stream.endpoint = Some(endpoint);
-        stream.try_started_ms = now;
-        stream.times.upstream_start = now;
-        self.send_request_head(core, stream_key, key, id);
-        self.schedule_stream(stream_key);
-    }
-
-    fn send_request_head<R: Reactor>(
-        &mut self,
-        core: &mut Core<R>,
-        stream_key: Key,
-        key: Key,
-        id: StreamId,
-    ) {
-        let Some(stream) = self.stream_mut(stream_key) else {
-            return;
-        };
-        let Some(mut head) = stream.head.take() else {
-            return;
-        };
-        let lane = &mut stream.request;
-        let end = lane.done && lane.buffer.is_empty() && lane.trailers.is_none();
-        lane.head_sent = true;
-        lane.sent = end;
-        let now = core.now();
-        self.rewrite_for_endpoint(stream_key, &mut head);
-        if let Some(stream) = self.streams.0.get_key_mut(stream_key) {
-            Self::apply_try_rules(stream, &mut head, now, &mut self.scratch.bytes);
-        }
-        let none = Span { start: 0, len: 0 };
-        let sent = self.encode(key, none, |codec, out| codec.send_head(id, &head, end, out));
-        self.keep_request_head(stream_key, head);
-        if let Some(Err(_)) = sent {
-            self.detach_upstream(core, stream_key, ResetReason::Protocol);
-            self.upstream_failed(core, stream_key, UpstreamFailure::Protocol);
-            return;
-        }
-        if end {
-            self.settle(core, stream_key, Way::Request);
-        } else {
-            self.pump(core, stream_key, Way::Request);
-        }
-    }
-
-    /// Both lanes are through with the upstream: its stream is over.
-    pub(super) fn upstream_finished<R: Reactor>(&mut self, core: &mut Core<R>, stream: Key) {
-        let Some((key, _)) = self.forget_upstream(stream) else {
-            return;
-        };
-        self.upstream_quiet(core, key);
-    }
-
-    /// Gives the upstream's stream up.
-    pub(super) fn detach_upstream<R: Reactor>(
-        &mut self,
-        core: &mut Core<R>,
-        stream: Key,
-        reason: ResetReason,
-    ) {
-        self.stop_waiting(stream);
-        let Some((key, id)) = self.forget_upstream(stream) else {
-            return;
-        };
-        if let Some(up) = self.conn(key).and_then(Conn::up) {
-            self.stats
-                .inc(up.endpoint.cluster.stats.upstream_rq_tx_reset);
-        }
-        let none = Span { start: 0, len: 0 };
-        self.encode(key, none, |codec, out| codec.reset(id, reason, out));
-        self.upstream_quiet(core, key);
-    }
-
-    /// Removes the tie between a stream and its upstream connection, with what it counted as.
-    pub(super) fn forget_upstream(&mut self, stream: Key) -> Option<(Key, StreamId)> {
-        let found = self.stream_mut(stream)?;
-        let (key, id) = found.upstream.take()?;
-        self.uncount_upstream(stream);
-        if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
-            up.streams.remove(id);
-        }
-        Some((key, id))
-    }
-
-    /// An attempt is over: it no longer counts as active.
-    pub(super) fn uncount_upstream(&mut self, stream: Key) {
-        let Some(found) = self.stream_mut(stream) else {
-            return;
-        };
-        found.permit = None;
-        let Some(endpoint) = found.endpoint.clone() else {
-            return;
-        };
-        self.stats
-            .gauge(endpoint.cluster.stats.upstream_rq_active, -1);
-        endpoint
-            .host
-            .active_requests
-            .fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A stream of this connection ended, or it has just connected: serve who waits, or be idle, or
@@ -688,7 +352,7 @@ impl Gateway {
         }
     }
 
-    fn drop_upstream<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {
+    pub(super) fn drop_upstream<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {
         let Some(mut conn) = self.conns.remove(key.index) else {
             return;
         };
@@ -756,28 +420,6 @@ impl Gateway {
         self.stats
             .inc(endpoint.cluster.stats.upstream_cx_destroy_remote);
         self.note_upstream_closed(&endpoint, now.saturating_sub(record.opened.ms()), (0, 0));
-    }
-
-    /// The request head with what depends on the chosen endpoint.
-    fn rewrite_for_endpoint(&self, stream: Key, head: &mut Head) {
-        let Some(stream) = self.stream(stream) else {
-            return;
-        };
-        let Some(endpoint) = &stream.endpoint else {
-            return;
-        };
-        if stream.auto_host_rewrite && !endpoint.host.hostname.is_empty() {
-            head.set_authority(endpoint.host.hostname.as_bytes());
-        }
-    }
-
-    /// What is kept of a forwarded request head: the head itself while it may be sent again or a log
-    /// wants it, else nothing.
-    fn keep_request_head(&mut self, stream: Key, head: Box<Head>) {
-        match self.stream_mut(stream) {
-            Some(found) => found.head = Some(head),
-            None => self.events.give_head(head),
-        }
     }
 
     /// Cold facts of a pooled record.

@@ -8,6 +8,7 @@
 //! A frame is a header of ten bytes (payload length 32, type 8, flags 8, stream 32, big-endian) and
 //! its payload. Streams opened by the client have odd numbers, by the server even ones, each rising.
 
+mod codec;
 mod frame;
 mod mux;
 mod park;

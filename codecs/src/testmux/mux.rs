@@ -1,10 +1,9 @@
-//! The codec: streams, their windows, and who may still say what on them.
+//! Streams, their windows, and what each frame that comes in does to them.
 
-use super::frame::{Flags, FrameHeader, HEADER, Kind, read_head, write_head};
+use super::frame::{Flags, FrameHeader, Kind, read_head};
 use super::{MAX_PAYLOAD, Role, Settings};
 use crate::codec::{
-    Codec, Compact, Consumed, Event, Events, Millis, Out, ProtocolError, ResetReason, SendError,
-    Shape, StreamId, Why,
+    Consumed, Event, Events, Millis, Out, ProtocolError, ResetReason, SendError, StreamId, Why,
 };
 use crate::head::{Head, HeadKind};
 
@@ -43,7 +42,7 @@ impl Stream {
 
 /// The rest of a DATA frame whose header was read.
 #[derive(Clone, Copy, Debug)]
-struct OpenData {
+pub(super) struct OpenData {
     stream: StreamId,
     left: u32,
     end: bool,
@@ -60,9 +59,9 @@ pub struct Mux {
     pub(super) last_local: StreamId,
     /// The last stream the peer opened.
     pub(super) last_remote: StreamId,
-    data: Option<OpenData>,
+    pub(super) data: Option<OpenData>,
     /// The last `decode` left an unfinished frame with its caller.
-    partial: bool,
+    pub(super) partial: bool,
     pub(super) going_away: bool,
     pub(super) peer_going_away: bool,
     pub(super) closed: bool,
@@ -72,7 +71,7 @@ pub struct Mux {
     pub(super) asked: bool,
 }
 
-const fn error(stream: Option<StreamId>, detail: &'static str) -> ProtocolError {
+pub(super) const fn error(stream: Option<StreamId>, detail: &'static str) -> ProtocolError {
     ProtocolError {
         stream,
         status: 0,
@@ -81,7 +80,7 @@ const fn error(stream: Option<StreamId>, detail: &'static str) -> ProtocolError 
 }
 
 /// A head that another one follows.
-fn is_interim(head: &Head) -> bool {
+pub(super) fn is_interim(head: &Head) -> bool {
     head.kind == HeadKind::Response && (100..200).contains(&head.status) && head.status != 101
 }
 
@@ -107,7 +106,7 @@ impl Mux {
     }
 
     /// The number after `last` that `role` may open; `None` when they are used up.
-    fn next_id(role: Role, last: StreamId) -> Option<StreamId> {
+    pub(super) fn next_id(role: Role, last: StreamId) -> Option<StreamId> {
         match (role, last) {
             (Role::Client, 0) => Some(1),
             (Role::Server, 0) => Some(2),
@@ -115,17 +114,17 @@ impl Mux {
         }
     }
 
-    fn is_local(&self, id: StreamId) -> bool {
+    pub(super) fn is_local(&self, id: StreamId) -> bool {
         (id % 2 == 1) == (self.role == Role::Client)
     }
 
-    fn place(&self, id: StreamId) -> Option<usize> {
+    pub(super) fn place(&self, id: StreamId) -> Option<usize> {
         self.streams
             .binary_search_by_key(&id, |stream| stream.id)
             .ok()
     }
 
-    fn insert(&mut self, id: StreamId) -> &mut Stream {
+    pub(super) fn insert(&mut self, id: StreamId) -> &mut Stream {
         let place = self.streams.partition_point(|stream| stream.id < id);
         let window = self.settings.window;
         self.streams.insert(
@@ -141,13 +140,13 @@ impl Mux {
         &mut self.streams[place]
     }
 
-    fn remove_if_over(&mut self, place: usize) {
+    pub(super) fn remove_if_over(&mut self, place: usize) {
         if self.streams[place].over() {
             self.streams.remove(place);
         }
     }
 
-    fn frame(out: &mut Out, kind: Kind, flags: Flags, stream: StreamId, payload: &[u8]) {
+    pub(super) fn frame(out: &mut Out, kind: Kind, flags: Flags, stream: StreamId, payload: &[u8]) {
         let header = FrameHeader {
             len: payload.len() as u32,
             kind,
@@ -158,7 +157,7 @@ impl Mux {
         out.bytes.extend_from_slice(payload);
     }
 
-    fn send_reset(out: &mut Out, stream: StreamId, reason: ResetReason) {
+    pub(super) fn send_reset(out: &mut Out, stream: StreamId, reason: ResetReason) {
         let code = match reason {
             ResetReason::Refused => 1,
             ResetReason::Cancel => 2,
@@ -170,7 +169,7 @@ impl Mux {
     }
 
     /// A frame header that cannot stand for itself.
-    fn check(&self, header: FrameHeader) -> Result<(), ProtocolError> {
+    pub(super) fn check(&self, header: FrameHeader) -> Result<(), ProtocolError> {
         let fixed = match header.kind {
             Kind::Head | Kind::Data | Kind::Trailers => None,
             Kind::Reset => Some(1),
@@ -293,7 +292,7 @@ impl Mux {
         Ok(true)
     }
 
-    fn on_data_header(&mut self, header: FrameHeader) -> Result<(), ProtocolError> {
+    pub(super) fn on_data_header(&mut self, header: FrameHeader) -> Result<(), ProtocolError> {
         if self.may_receive(header.stream)?
             && let Some(place) = self.place(header.stream)
         {
@@ -311,7 +310,7 @@ impl Mux {
     }
 
     /// Passes on what there is of the open DATA frame. False: more is needed.
-    fn on_data(
+    pub(super) fn on_data(
         &mut self,
         mut data: OpenData,
         pos: &mut usize,
@@ -339,7 +338,7 @@ impl Mux {
         ended
     }
 
-    fn on_frame(
+    pub(super) fn on_frame(
         &mut self,
         header: FrameHeader,
         payload: &[u8],
@@ -409,13 +408,13 @@ impl Mux {
         Ok(())
     }
 
-    fn consumed(&mut self, bytes: usize, why: Why, partial: bool) -> Consumed {
+    pub(super) fn consumed(&mut self, bytes: usize, why: Why, partial: bool) -> Consumed {
         self.partial = partial;
         Consumed { bytes, why }
     }
 
     /// Nothing more will come: every stream still open is cut short.
-    fn cut_all(&mut self, events: &mut Events) {
+    pub(super) fn cut_all(&mut self, events: &mut Events) {
         for stream in self.streams.drain(..) {
             events.list.push(Event::Reset {
                 stream: stream.id,
@@ -426,286 +425,12 @@ impl Mux {
     }
 
     /// The stream, when this side may send body or trailers on it.
-    fn sending(&mut self, id: StreamId) -> Result<usize, SendError> {
+    pub(super) fn sending(&mut self, id: StreamId) -> Result<usize, SendError> {
         let place = self.place(id).ok_or(SendError::UnknownStream)?;
         let state = self.streams[place].state;
         if self.closed || state.local_end || !state.local_head {
             return Err(SendError::UnknownStream);
         }
         Ok(place)
-    }
-}
-
-impl Codec for Mux {
-    fn shape(&self) -> Shape {
-        Shape::Multiplex
-    }
-
-    fn decode(
-        &mut self,
-        now: Millis,
-        input: &[u8],
-        events: &mut Events,
-        out: &mut Out,
-    ) -> Consumed {
-        if !input.is_empty() {
-            self.heard = Some(now);
-            self.asked = false;
-        }
-        let mut pos = 0;
-        loop {
-            if self.closed {
-                return self.consumed(input.len(), Why::Closed(None), false);
-            }
-            let rest = &input[pos..];
-            if let Some(data) = self.data {
-                if !self.on_data(data, &mut pos, rest.len(), events) {
-                    return self.consumed(pos, Why::NeedMore, true);
-                }
-                continue;
-            }
-            let header = match FrameHeader::read(rest) {
-                None => return self.consumed(pos, Why::NeedMore, !rest.is_empty()),
-                Some(header) => header.ok_or(error(None, "testmux.frame_type")),
-            };
-            let result = header.and_then(|header| {
-                self.check(header)?;
-                if header.kind == Kind::Data {
-                    self.on_data_header(header)?;
-                    return Ok(Some(HEADER));
-                }
-                let end = HEADER + header.len as usize;
-                let Some(payload) = rest.get(HEADER..end) else {
-                    return Ok(None);
-                };
-                self.on_frame(header, payload, events, out)?;
-                Ok(Some(end))
-            });
-            match result {
-                Ok(Some(bytes)) => pos += bytes,
-                Ok(None) => return self.consumed(pos, Why::NeedMore, true),
-                Err(error) => {
-                    self.cut_all(events);
-                    return self.consumed(pos, Why::Closed(Some(error)), false);
-                }
-            }
-        }
-    }
-
-    fn eof(&mut self, rest: usize, events: &mut Events) -> Option<ProtocolError> {
-        let cut = !self.closed && (rest > 0 || self.data.is_some());
-        self.cut_all(events);
-        self.data = None;
-        cut.then_some(error(None, "testmux.truncated_frame"))
-    }
-
-    fn open(&mut self) -> Option<StreamId> {
-        if self.room() == 0 {
-            return None;
-        }
-        let id = Self::next_id(self.role, self.last_local)?;
-        self.last_local = id;
-        self.insert(id);
-        Some(id)
-    }
-
-    fn send_head(
-        &mut self,
-        stream: StreamId,
-        head: &Head,
-        end: bool,
-        out: &mut Out,
-    ) -> Result<(), SendError> {
-        let place = self.place(stream).ok_or(SendError::UnknownStream)?;
-        let state = self.streams[place].state;
-        if self.closed || state.local_head || state.local_end {
-            return Err(SendError::UnknownStream);
-        }
-        let start = out.bytes.len();
-        let local = self.is_local(stream);
-        let one_way = head.one_way && local;
-        let mut flags = Flags::default();
-        if end {
-            flags.0 |= Flags::END.0;
-        }
-        if one_way {
-            flags.0 |= Flags::ONE_WAY.0;
-        }
-        Self::frame(out, Kind::Head, flags, stream, &[]);
-        let written = write_head(head, &mut out.bytes);
-        let len = out.bytes.len() - start - HEADER;
-        let fits = len <= self.settings.max_payload;
-        if written.is_err() || !fits || (head.kind == HeadKind::Request) != local {
-            out.bytes.truncate(start);
-            return Err(SendError::Unencodable("testmux.invalid_head"));
-        }
-        out.bytes[start..start + 4].copy_from_slice(&(len as u32).to_be_bytes());
-        let interim = is_interim(head);
-        let state = &mut self.streams[place].state;
-        state.local_head = !interim;
-        if one_way {
-            state.one_way = true;
-            state.remote_end = true;
-        }
-        if end {
-            state.local_end = true;
-            self.remove_if_over(place);
-        }
-        Ok(())
-    }
-
-    fn send_data(
-        &mut self,
-        stream: StreamId,
-        len: usize,
-        end: bool,
-        out: &mut Out,
-    ) -> Result<usize, SendError> {
-        let place = self.sending(stream)?;
-        let sender = &mut self.streams[place];
-        let accepted = len.min(sender.send_window as usize);
-        sender.send_window -= accepted as u32;
-        sender.state.blocked = accepted < len;
-        let ends = end && accepted == len;
-        let mut at = 0;
-        loop {
-            let take = (accepted - at).min(self.settings.max_payload);
-            let last = at + take == accepted;
-            if take > 0 || (last && ends) {
-                FrameHeader {
-                    len: take as u32,
-                    kind: Kind::Data,
-                    flags: if last && ends { Flags::END } else { Flags(0) },
-                    stream,
-                }
-                .write(&mut out.bytes);
-                out.payload(at..at + take);
-            }
-            at += take;
-            if last {
-                break;
-            }
-        }
-        if ends {
-            sender.state.local_end = true;
-            self.remove_if_over(place);
-        }
-        Ok(accepted)
-    }
-
-    fn send_trailers(
-        &mut self,
-        stream: StreamId,
-        trailers: &Head,
-        out: &mut Out,
-    ) -> Result<(), SendError> {
-        let place = self.sending(stream)?;
-        let start = out.bytes.len();
-        Self::frame(out, Kind::Trailers, Flags::END, stream, &[]);
-        let written = write_head(trailers, &mut out.bytes);
-        let len = out.bytes.len() - start - HEADER;
-        let fits = len <= self.settings.max_payload;
-        if written.is_err() || !fits || trailers.kind != HeadKind::Trailers {
-            out.bytes.truncate(start);
-            return Err(SendError::Unencodable("testmux.invalid_trailers"));
-        }
-        out.bytes[start..start + 4].copy_from_slice(&(len as u32).to_be_bytes());
-        self.streams[place].state.local_end = true;
-        self.remove_if_over(place);
-        Ok(())
-    }
-
-    fn release(&mut self, stream: StreamId, n: usize, out: &mut Out) {
-        let half = self.settings.window / 2;
-        let Some(place) = self.place(stream) else {
-            return;
-        };
-        let receiver = &mut self.streams[place];
-        if receiver.state.remote_end {
-            return;
-        }
-        // No more than what is on this side can be taken, whatever the caller says.
-        let held = self.settings.window - receiver.receive_window - receiver.taken;
-        receiver.taken += u32::try_from(n).map_or(held, |n| n.min(held));
-        if receiver.taken > half {
-            let credit = receiver.taken;
-            receiver.taken = 0;
-            receiver.receive_window += credit;
-            Self::frame(
-                out,
-                Kind::Window,
-                Flags::default(),
-                stream,
-                &credit.to_be_bytes(),
-            );
-        }
-    }
-
-    fn reset(&mut self, stream: StreamId, reason: ResetReason, out: &mut Out) {
-        if let Some(place) = self.place(stream) {
-            let sent = self.streams[place].state.local_head || !self.is_local(stream);
-            self.streams.remove(place);
-            // A stream that was only opened in our books is news to nobody.
-            if sent && !self.closed {
-                Self::send_reset(out, stream, reason);
-            }
-        }
-    }
-
-    fn streams(&self) -> usize {
-        self.streams.len()
-    }
-
-    fn room(&self) -> usize {
-        if self.closed || self.going_away || self.peer_going_away {
-            return 0;
-        }
-        self.settings.max_streams.saturating_sub(self.streams.len())
-    }
-
-    fn finished(&self) -> bool {
-        // A client that may open nothing has nothing left to do; a server still has requests to read.
-        let leaving = self.going_away || (self.peer_going_away && self.role == Role::Client);
-        self.closed || (leaving && self.streams.is_empty())
-    }
-
-    fn go_away(&mut self, out: &mut Out) {
-        if !self.going_away && !self.closed {
-            self.going_away = true;
-            Self::frame(out, Kind::GoAway, Flags::default(), self.last_remote, &[]);
-        }
-    }
-
-    fn mid_message(&self) -> bool {
-        self.partial
-    }
-
-    fn next_deadline(&self) -> Option<Millis> {
-        let interval = self.settings.heartbeat?;
-        Some(self.heard.map_or(0, |heard| heard.saturating_add(interval)))
-    }
-
-    fn on_deadline(&mut self, now: Millis, out: &mut Out) -> bool {
-        if self.next_deadline().is_none_or(|deadline| now < deadline) {
-            return true;
-        }
-        // On the first call the clock starts.
-        if self.heard.replace(now).is_none() {
-            return true;
-        }
-        if self.asked {
-            self.closed = true;
-            return false;
-        }
-        self.asked = true;
-        Self::frame(out, Kind::Heartbeat, Flags::default(), 0, &[]);
-        true
-    }
-
-    fn park(&self) -> Option<Compact> {
-        if self.partial || self.closed {
-            return None;
-        }
-        Some(super::park::pack(self))
     }
 }

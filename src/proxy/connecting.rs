@@ -1,0 +1,215 @@
+//! Opening upstream connections: the connect, its outcome, and what those who wait for it get.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use moorgate_codecs::{Shape, http1};
+
+use super::conn::{Conn, Role, StreamMap, Up};
+use super::gateway::{Core, Gateway};
+use super::http::local_reply::UpstreamFailure;
+use crate::cluster::HostId;
+use crate::cluster::breaker::{Priority, Resource};
+use crate::engine::reactor::{Interest, Reactor};
+use crate::engine::slab::Key;
+
+impl Gateway {
+    pub(super) fn connect<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        priority: Priority,
+        own: Option<Key>,
+    ) {
+        let Some(pool) = self.pools.get(&host) else {
+            return;
+        };
+        let endpoint = Arc::clone(&pool.endpoint);
+        let cluster = Arc::clone(&endpoint.cluster);
+        let thresholds = &cluster.config.thresholds;
+        let permit = match cluster
+            .breakers
+            .acquire(Resource::Connections, priority, thresholds)
+        {
+            Some(permit) => permit,
+            // A pool without any connection may open one, so that what waits is not stuck.
+            None if pool.total == 0 => {
+                self.stats.inc(cluster.stats.upstream_cx_overflow);
+                cluster
+                    .breakers
+                    .acquire_anyway(Resource::Connections, priority)
+            }
+            None => {
+                self.stats.inc(cluster.stats.upstream_cx_overflow);
+                return;
+            }
+        };
+        let now = core.now();
+        let sock = match core
+            .reactor
+            .connect(&endpoint.host.addr, &cluster.config.socket)
+        {
+            Ok(sock) => sock,
+            Err(_) => {
+                self.stats.inc(cluster.stats.upstream_cx_total);
+                self.stats.inc(cluster.stats.upstream_cx_connect_fail);
+                endpoint
+                    .host
+                    .totals
+                    .cx_connect_fail
+                    .fetch_add(1, Ordering::Relaxed);
+                drop(permit);
+                self.fail_pending(core, host, UpstreamFailure::Connect);
+                return;
+            }
+        };
+        let codec = match &cluster.config.codec {
+            Some(factory) => factory.make(),
+            None => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
+        };
+        let up = Up {
+            codec,
+            endpoint: Arc::clone(&endpoint),
+            streams: StreamMap::default(),
+            connecting: true,
+            idle: false,
+            requests: 0,
+            only_for: own,
+            draining: false,
+            permit: Some(permit),
+        };
+        let key = self
+            .conns
+            .insert(Conn::new(sock, Role::Up(Box::new(up)), now));
+        match core.open(sock, key.index, Interest::Edge { write: true }) {
+            Ok(slot) => {
+                if let Some(conn) = self.conn_mut(key) {
+                    conn.slot = slot;
+                    conn.write_armed = true;
+                }
+            }
+            Err(_) => {
+                core.reactor.close(sock, true);
+                self.conns.remove(key.index);
+                self.fail_pending(core, host, UpstreamFailure::Connect);
+                return;
+            }
+        }
+        let stats = &cluster.stats;
+        self.stats.inc(stats.upstream_cx_total);
+        self.stats.gauge(stats.upstream_cx_active, 1);
+        if cluster.config.codec.is_none() {
+            self.stats.inc(stats.upstream_cx_http1_total);
+        }
+        endpoint
+            .host
+            .totals
+            .cx_total
+            .fetch_add(1, Ordering::Relaxed);
+        endpoint
+            .host
+            .totals
+            .cx_active
+            .fetch_add(1, Ordering::Relaxed);
+        if let Some(pool) = self.pools.get_mut(&host) {
+            pool.connecting += 1;
+            pool.total += 1;
+        }
+        self.due_by(core, key, now + cluster.config.connect_timeout_ms);
+    }
+
+    /// The outcome of a connect is known.
+    pub(super) fn connect_ended<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(conn) = self.conn(key) else { return };
+        let sock = conn.sock;
+        if matches!(conn.role, Role::Tunnel(_)) {
+            self.tunnel_connected(core, key);
+            return;
+        }
+        if core.reactor.take_error(sock).is_err() {
+            self.connect_failed(core, key, UpstreamFailure::Connect);
+            return;
+        }
+        let now = core.now();
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        let (slot, opened) = (conn.slot, conn.opened_ms);
+        conn.write_armed = false;
+        let Some(up) = conn.up_mut() else { return };
+        up.connecting = false;
+        let endpoint = Arc::clone(&up.endpoint);
+        let multiplexed = up.codec.shape() != Shape::PingPong;
+        let host = endpoint.host.id;
+        self.stats
+            .record(endpoint.cluster.stats.upstream_cx_connect_ms, now - opened);
+        if let Some(pool) = self.pools.get_mut(&host) {
+            pool.connecting = pool.connecting.saturating_sub(1);
+            if multiplexed {
+                pool.shared.push(key);
+            }
+        }
+        if core
+            .arm(slot, sock, Interest::Edge { write: false })
+            .is_err()
+        {
+            self.upstream_gone(core, key, true);
+            return;
+        }
+        self.upstream_quiet(core, key);
+    }
+
+    /// A connect failed or took too long: all that wait for this host are told, as they would only
+    /// meet the same.
+    pub(super) fn connect_failed<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        failure: UpstreamFailure,
+    ) {
+        let Some(up) = self.conn(key).and_then(Conn::up) else {
+            return;
+        };
+        let endpoint = Arc::clone(&up.endpoint);
+        let stats = &endpoint.cluster.stats;
+        self.stats.inc(stats.upstream_cx_connect_fail);
+        if failure == UpstreamFailure::ConnectTimeout {
+            self.stats.inc(stats.upstream_cx_connect_timeout);
+        }
+        endpoint
+            .host
+            .totals
+            .cx_connect_fail
+            .fetch_add(1, Ordering::Relaxed);
+        if let Some(pool) = self.pools.get_mut(&endpoint.host.id) {
+            pool.connecting = pool.connecting.saturating_sub(1);
+        }
+        self.drop_upstream(core, key, true);
+        self.fail_pending(core, endpoint.host.id, failure);
+    }
+
+    fn fail_pending<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        failure: UpstreamFailure,
+    ) {
+        let Some(pool) = self.pools.get_mut(&host) else {
+            return;
+        };
+        let waiting = std::mem::take(&mut pool.pending);
+        let stats = pool.endpoint.cluster.stats;
+        for (stream, permit) in waiting {
+            drop(permit);
+            self.stats.gauge(stats.upstream_rq_pending_active, -1);
+            let Some(found) = self.stream_mut(stream) else {
+                continue;
+            };
+            if found.waiting.take() != Some(host) {
+                continue;
+            }
+            self.stats.inc(stats.upstream_rq_pending_failure_eject);
+            self.upstream_failed(core, stream, failure);
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! From parked to resident: what a record becomes when a byte, a request or the end arrives.
+//!
+//! The resident objects are built anew from the record and its cold block. A record that cannot be served
+//! any more is closed and counted here, whatever it was.
+
+use std::sync::Arc;
+
+use moorgate_codecs::{Codec, http1};
+
+use super::config::{ChainId, NetworkFilter};
+use super::conn::{Conn, Down, Role, StreamMap, Up};
+use super::facts::{Cold, Endpoint, ProxyFacts};
+use super::gateway::{ChainRef, Core, Gateway};
+use super::parking::{NO_SOCK, Record};
+use super::stream::Client;
+use super::tunnel::{self, Origin};
+use crate::engine::parked::{Kind, Token, flags};
+use crate::engine::reactor::Reactor;
+use crate::engine::slab::Key;
+
+impl Gateway {
+    /// A parked connection woke and is ours: makes it resident and serves it.
+    pub(super) fn woken<R: Reactor>(&mut self, core: &mut Core<R>, token: Token<ProxyFacts>) {
+        let (side, ready) = (token.side, token.ready);
+        let now = core.now();
+        let placeholder = Conn::new(token.record.socks[0], Role::Waking, now);
+        let key = self.conns.insert(placeholder);
+        let Ok((slot, record, registered)) = core.adopt(token, key.index) else {
+            self.conns.remove(key.index);
+            return;
+        };
+        let second = record.socks[1];
+        let Some((first, peer)) = self.restore(core, key, slot, record, registered) else {
+            return;
+        };
+        // The first descriptor was re-armed, which polls anew; what woke it is served right away.
+        let woken = if side && second.0 >= 0 {
+            peer.unwrap_or(first)
+        } else {
+            first
+        };
+        self.resident_ready(core, woken, ready);
+    }
+
+    /// Makes a parked multiplexed client with open streams resident again, on its own worker.
+    pub(super) fn unpark_mux<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) -> Option<Key> {
+        let now = core.now();
+        let sock = core.parked(slot)?.socks[0];
+        let key = self.conns.insert(Conn::new(sock, Role::Waking, now));
+        let Some(record) = core.unpark(slot, key.index) else {
+            self.conns.remove(key.index);
+            return None;
+        };
+        self.restore(core, key, slot, record, true)
+            .map(|(key, _)| key)
+    }
+
+    /// Makes a parked idle upstream resident again.
+    pub(super) fn unpark_pooled<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        slot: Key,
+    ) -> Option<Key> {
+        let now = core.now();
+        let sock = core.parked(slot)?.socks[0];
+        let key = self.conns.insert(Conn::new(sock, Role::Waking, now));
+        let Some(record) = core.unpark(slot, key.index) else {
+            self.conns.remove(key.index);
+            return None;
+        };
+        let endpoint = record.peer?;
+        let codec = Self::client_codec(&endpoint, record.cold.as_deref());
+        let priority = Self::record_priority(record.flags);
+        let permit = Self::take_up_connection(&endpoint, priority);
+        let conn = self.conn_mut(key)?;
+        conn.slot = slot;
+        conn.opened_ms = record.opened.ms();
+        conn.role = Role::Up(Box::new(Up {
+            codec,
+            endpoint,
+            streams: StreamMap::default(),
+            connecting: false,
+            idle: true,
+            requests: record.requests,
+            only_for: None,
+            draining: false,
+            permit: Some(permit),
+        }));
+        Some(key)
+    }
+
+    fn client_codec(endpoint: &Endpoint, cold: Option<&Cold>) -> Box<dyn Codec> {
+        let config = &endpoint.cluster.config;
+        let empty = moorgate_codecs::Compact::default();
+        let compact = match cold {
+            Some(Cold::Codec(compact)) => compact,
+            Some(Cold::Exchange { up, .. }) => up,
+            _ => &empty,
+        };
+        match &config.codec {
+            Some(factory) => factory.unpark(compact),
+            None => Box::new(http1::Client::unpark(Arc::clone(&config.http1), compact)),
+        }
+    }
+
+    /// Builds the resident objects of a record. Gives the first connection and its peer.
+    fn restore<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        slot: Key,
+        record: Record,
+        registered: bool,
+    ) -> Option<(Key, Option<Key>)> {
+        let chain = self.chain(ChainId(record.chain));
+        if let Some(conn) = self.conn_mut(key) {
+            conn.slot = slot;
+            conn.opened_ms = record.opened.ms();
+            conn.read_closed = record.has(flags::READ_CLOSED_A);
+            conn.write_closed = record.has(flags::WRITE_CLOSED_A);
+            conn.fin_after_flush = conn.write_closed;
+        }
+        let Some(chain) = chain else {
+            // Its filter chain went and was drained: there is nobody to serve it.
+            self.drop_restored(core, key, slot, record, registered);
+            return None;
+        };
+        if record.kind == Kind::Pair {
+            return self.restore_pair(core, key, record, registered, &chain);
+        }
+        let NetworkFilter::Http(http) = &chain.chain.filter else {
+            self.drop_restored(core, key, slot, record, registered);
+            return None;
+        };
+        let (compact, streams) = match record.cold.map(|cold| *cold) {
+            Some(Cold::Codec(compact)) => (compact, Vec::new()),
+            Some(Cold::Mux { codec, streams }) => (codec, streams),
+            _ => (moorgate_codecs::Compact::default(), Vec::new()),
+        };
+        for (_, stream) in &streams {
+            if let Some(stream) = self.stream_mut(*stream) {
+                stream.client = Client::Resident(key);
+            }
+        }
+        let codec: Box<dyn Codec> = match &http.codec {
+            Some(factory) => factory.unpark(&compact),
+            None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), &compact)),
+        };
+        let conn = self.conns.get_key_mut(key)?;
+        let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
+        let (remote, local) = Self::addresses(core, conn);
+        conn.role = Role::Down(Box::new(Down {
+            codec,
+            http: Arc::clone(http),
+            listener: chain.listener,
+            chain: chain.chain,
+            streams: StreamMap::from_entries(streams),
+            remote: remote.unwrap_or_else(unknown),
+            local: local.unwrap_or_else(unknown),
+            requests: record.requests,
+            draining: record.flags & flags::DRAINING != 0,
+            head_since: None,
+            own_upstreams: false,
+        }));
+        self.rearm_client_timer(core, key);
+        Some((key, None))
+    }
+
+    fn restore_pair<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        record: Record,
+        registered: bool,
+        chain: &ChainRef,
+    ) -> Option<(Key, Option<Key>)> {
+        let now = core.now();
+        let endpoint = record.peer.clone()?;
+        let sock = record.socks[1];
+        let permit = Self::take_up_connection(&endpoint, Self::record_priority(record.flags));
+        let peer = self.conns.insert(Conn::new(sock, Role::Waking, now));
+        match core.split(sock, peer.index, registered) {
+            Ok(slot) => {
+                let conn = self.conn_mut(peer)?;
+                conn.slot = slot;
+                conn.opened_ms = record.opened.ms();
+                conn.read_closed = record.has(flags::READ_CLOSED_B);
+                conn.write_closed = record.has(flags::WRITE_CLOSED_B);
+                conn.fin_after_flush = conn.write_closed;
+            }
+            Err(_) => {
+                self.conns.remove(peer.index);
+                if registered {
+                    let _ = core.reactor.remove(sock);
+                }
+                core.reactor.close(sock, true);
+                drop(permit);
+                self.lose_pair(core, key, record);
+                return None;
+            }
+        }
+        let tunnel = record.has(flags::TUNNEL);
+        let cold = record.cold.map(|cold| *cold);
+        match cold {
+            Some(Cold::Exchange {
+                down,
+                up,
+                ids,
+                up_requests,
+                up_opened_ms,
+                stream,
+            }) => {
+                let NetworkFilter::Http(http) = &chain.chain.filter else {
+                    return None;
+                };
+                let mut stream = *stream;
+                stream.client = Client::Resident(key);
+                stream.upstream = Some((peer, ids.1));
+                let stream_key = self.streams.0.insert(stream);
+                self.schedule_stream(stream_key);
+                let up_codec: Box<dyn Codec> = match &endpoint.cluster.config.codec {
+                    Some(factory) => factory.unpark(&up),
+                    None => Box::new(http1::Client::unpark(
+                        Arc::clone(&endpoint.cluster.config.http1),
+                        &up,
+                    )),
+                };
+                let peer_conn = self.conn_mut(peer)?;
+                peer_conn.opened_ms = up_opened_ms;
+                peer_conn.role = Role::Up(Box::new(Up {
+                    codec: up_codec,
+                    endpoint,
+                    streams: StreamMap::from_entries(vec![(ids.1, stream_key)]),
+                    connecting: false,
+                    idle: false,
+                    requests: up_requests,
+                    only_for: None,
+                    draining: false,
+                    permit: Some(permit),
+                }));
+                let codec: Box<dyn Codec> = match &http.codec {
+                    Some(factory) => factory.unpark(&down),
+                    None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), &down)),
+                };
+                let conn = self.conns.get_key_mut(key)?;
+                let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
+                let (remote, local) = Self::addresses(core, conn);
+                conn.role = Role::Down(Box::new(Down {
+                    codec,
+                    http: Arc::clone(http),
+                    listener: Arc::clone(&chain.listener),
+                    chain: Arc::clone(&chain.chain),
+                    streams: StreamMap::from_entries(vec![(ids.0, stream_key)]),
+                    remote: remote.unwrap_or_else(unknown),
+                    local: local.unwrap_or_else(unknown),
+                    requests: record.requests,
+                    draining: record.flags & flags::DRAINING != 0,
+                    head_since: None,
+                    own_upstreams: false,
+                }));
+            }
+            other => {
+                let facts = match other {
+                    Some(Cold::Tunnel(facts)) => facts,
+                    _ => self.plain_facts(chain, record.chain, record.opened.ms())?,
+                };
+                debug_assert!(tunnel);
+                let listener = Arc::clone(&chain.listener);
+                let other_end = tunnel::End {
+                    peer: Some(key),
+                    client: false,
+                    connecting: false,
+                    listener: Arc::clone(&listener),
+                    endpoint: Some(Arc::clone(&endpoint)),
+                    permit: Some(permit),
+                    facts: None,
+                };
+                let end = tunnel::End {
+                    peer: Some(peer),
+                    client: true,
+                    connecting: false,
+                    listener,
+                    endpoint: Some(endpoint),
+                    permit: None,
+                    facts: Some(facts),
+                };
+                self.conn_mut(peer)?.role = Role::Tunnel(Box::new(other_end));
+                self.conn_mut(key)?.role = Role::Tunnel(Box::new(end));
+                self.arm_tunnel_timer(core, key);
+            }
+        }
+        Some((key, Some(peer)))
+    }
+
+    fn plain_facts(
+        &self,
+        chain: &ChainRef,
+        id: u32,
+        started_ms: u64,
+    ) -> Option<Box<tunnel::Facts>> {
+        let NetworkFilter::Tcp(tcp) = &chain.chain.filter else {
+            return None;
+        };
+        Some(Box::new(tunnel::Facts {
+            origin: Origin::Tcp(Arc::clone(tcp)),
+            chain: id,
+            attempts: 1,
+            tried: Vec::new(),
+            started_ms,
+            number: 0,
+            flags: 0,
+            received: 0,
+            sent: 0,
+            stream: None,
+        }))
+    }
+
+    /// Closes a record that could not be made resident.
+    fn drop_restored<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        slot: Key,
+        record: Record,
+        registered: bool,
+    ) {
+        self.conns.remove(key.index);
+        let second = record.socks[1];
+        if second.0 >= 0 {
+            if registered {
+                let _ = core.reactor.remove(second);
+            }
+            core.reactor.close(second, false);
+        }
+        let first = record.socks[0];
+        self.forget_record(core, record);
+        core.close(slot, first, false);
+    }
+
+    fn lose_pair<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, mut record: Record) {
+        let Some(conn) = self.conns.remove(key.index) else {
+            return;
+        };
+        record.socks[1] = NO_SOCK;
+        self.forget_record(core, record);
+        core.close(conn.slot, conn.sock, true);
+    }
+
+    pub(super) fn drop_record<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        slot: Key,
+        record: Record,
+    ) {
+        let [first, second] = record.socks;
+        if second.0 >= 0 {
+            let _ = core.reactor.remove(second);
+            core.reactor.close(second, true);
+        }
+        self.forget_record(core, record);
+        core.close(slot, first, true);
+    }
+
+    /// Counts the end of a record whose descriptors are closed: its connection, its upstream, its open
+    /// exchange.
+    pub(super) fn forget_record<R: Reactor>(&mut self, core: &mut Core<R>, record: Record) {
+        let age = core.now().saturating_sub(record.opened.ms());
+        let chain = self.chain(ChainId(record.chain));
+        let tunnel = record.has(flags::TUNNEL);
+        let endpoint = record.peer;
+        if let Some(endpoint) = endpoint.clone()
+            && record.socks[1].0 >= 0
+        {
+            drop(Self::take_up_connection(
+                &endpoint,
+                Self::record_priority(record.flags),
+            ));
+            if tunnel {
+                self.note_tunnel_upstream_closed(&endpoint, age, (0, 0));
+            } else {
+                self.note_upstream_closed(&endpoint, age, (0, 0));
+            }
+        }
+        match record.cold.map(|cold| *cold) {
+            Some(Cold::Exchange { stream, .. }) => {
+                let mut stream = *stream;
+                stream.client = Client::Gone;
+                stream.upstream = None;
+                let key = self.streams.0.insert(stream);
+                self.uncount_upstream(key);
+                self.end_stream(core, key);
+            }
+            Some(Cold::Mux { streams, .. }) => {
+                for (_, stream) in streams {
+                    self.client_gone(core, stream);
+                }
+            }
+            Some(Cold::Tunnel(facts)) => {
+                self.account_parked_tunnel(core, facts, endpoint.as_deref())
+            }
+            Some(Cold::Codec(_)) | None => {}
+        }
+        if let Some(chain) = chain {
+            let http = match &chain.chain.filter {
+                NetworkFilter::Http(http) if !tunnel => Some(Arc::clone(http)),
+                _ => None,
+            };
+            self.client_closed(&chain.listener, http.as_ref(), age);
+        }
+    }
+}
