@@ -46,6 +46,8 @@ const LISTENER: usize = 0;
 pub struct Settings {
     /// Where it listens.
     pub address: Addr,
+    /// Permission bits of a Unix socket's path.
+    pub unix_mode: Option<u32>,
     /// File that the actual address is written to (`--admin-address-path`).
     pub address_path: Option<PathBuf>,
     /// Access logs.
@@ -85,7 +87,7 @@ impl Admin {
         names: &dyn Names,
         recorder: Arc<Recorder>,
     ) -> io::Result<Self> {
-        let listener = Listener::bind(&settings.address)?;
+        let listener = Listener::bind(&settings.address, settings.unix_mode)?;
         let address = listener.address(&settings.address);
         if let Some(path) = &settings.address_path {
             fs::write(path, address.to_string())?;

@@ -23,10 +23,35 @@ const REDACTED: &str = "[redacted]";
 /// None for a message that was built or decoded as `M`, except for an `Any` inside whose bytes are
 /// not the message it says.
 pub fn to_json<M: Message + Name>(message: &M) -> Result<String, Malformed> {
-    let value = to_value(&Schema::open(), &M::full_name(), &message.encode_to_vec())?;
-    let mut out = String::new();
-    json::write(&value, &mut out);
-    Ok(out)
+    JsonWriter::open().write(message)
+}
+
+/// Writes many messages with one look at the descriptors.
+pub struct JsonWriter(Schema);
+
+impl JsonWriter {
+    /// Costs what [`to_json`] costs, once.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(Schema::open())
+    }
+
+    /// `message` as JSON, indented.
+    ///
+    /// # Errors
+    /// Those of [`to_json`].
+    pub fn write<M: Message + Name>(&self, message: &M) -> Result<String, Malformed> {
+        let value = to_value(&self.0, &M::full_name(), &message.encode_to_vec())?;
+        let mut out = String::new();
+        json::write(&value, &mut out);
+        Ok(out)
+    }
+}
+
+impl std::fmt::Debug for JsonWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JsonWriter")
+    }
 }
 
 /// The message called `name` as a document.

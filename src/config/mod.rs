@@ -21,7 +21,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use dump::to_json;
+pub use dump::{JsonWriter, to_json};
 pub use error::{ConfigError, FieldPath};
 pub use loader::{ParseOptions, ParsedBootstrap, Source, parse_bootstrap};
 pub use supported::check;

@@ -13,8 +13,6 @@ use crate::engine::reactor::{Reactor, Ready};
 use crate::engine::slab::Key;
 use crate::engine::worker::App;
 
-/// Time that clients of a chain the configuration no longer has may keep, ms.
-const RETIRE_MS: u64 = 600_000;
 /// Residents served from the ready list in one turn.
 const READY_PER_TURN: usize = 256;
 
@@ -90,6 +88,7 @@ impl<R: Reactor> App<R> for Gateway {
                 close,
             } => self.start_drain(core, within_ms, exit, close),
             Message::CloseListeners => self.close_listeners(core),
+            Message::Release(sockets) => drop(sockets),
             Message::Stop => self.stop(core),
         }
     }
@@ -192,7 +191,7 @@ impl Gateway {
         }
         self.drop_lost_hosts(core);
         if !self.retired.is_empty() {
-            self.start_retirement(core, RETIRE_MS);
+            self.start_retirement(core);
         }
     }
 

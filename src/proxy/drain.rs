@@ -3,7 +3,7 @@
 use moorgate_codecs::Shape;
 
 use super::config::ChainId;
-use super::conn::Conn;
+use super::conn::{Conn, Role};
 use super::gateway::{Core, Gateway};
 use crate::engine::parked::{Kind, flags};
 use crate::engine::reactor::Reactor;
@@ -56,11 +56,12 @@ impl Gateway {
     }
 
     /// Begins to drain the clients of chains that the configuration no longer has.
-    pub(super) fn start_retirement<R: Reactor>(&mut self, core: &mut Core<R>, within_ms: u64) {
+    pub(super) fn start_retirement<R: Reactor>(&mut self, core: &mut Core<R>) {
         let now = core.now();
-        if self.drain.is_none() {
+        // One that is under way gets the time of the later.
+        if self.drain.is_none_or(|drain| drain.retired_only) {
             self.drain = Some(Drain {
-                until_ms: now + within_ms,
+                until_ms: now + self.tuning.drain_ms,
                 next_ms: now,
                 at: None,
                 retired_only: true,
@@ -80,7 +81,11 @@ impl Gateway {
         let clients =
             core.tally.parked[Kind::Idle as usize] + core.tally.parked[Kind::Mux as usize];
         let steps = (left_ms / STEP_MS).max(1);
-        let mut share = clients.div_ceil(steps);
+        let mut share = if self.tuning.drain_gradually {
+            clients.div_ceil(steps)
+        } else {
+            clients
+        };
         for _ in 0..LOOKED_AT {
             if share == 0 {
                 break;
@@ -155,15 +160,41 @@ impl Gateway {
         }
     }
 
-    /// Chains nobody uses any more are forgotten.
+    /// The time is over: who still uses a chain that went is closed, and the chain forgotten.
     fn end_retirement<R: Reactor>(&mut self, core: &mut Core<R>) {
-        let mut used = std::collections::HashSet::new();
         let mut at = None;
         while let Some((slot, record)) = core.next_parked(at) {
             at = Some(slot.index);
-            used.insert(ChainId(record.chain));
+            if record.kind == Kind::Pooled || !self.retired.contains_key(&ChainId(record.chain)) {
+                continue;
+            }
+            if record.kind == Kind::Mux {
+                if let Some(key) = self.wake_record(core, slot) {
+                    self.close(core, key, false);
+                }
+            } else if let Some(record) = core.close_parked(slot, false) {
+                self.forget_record(core, record);
+            }
         }
-        self.retired.retain(|id, _| used.contains(id));
+        let mut at = self.conns.first_index();
+        while let Some(index) = at {
+            at = self.conns.next_index(index);
+            let Some(key) = self.conns.key(index) else {
+                continue;
+            };
+            let chain = match self.conn(key).map(|conn| &conn.role) {
+                Some(Role::Down(down)) => down.chain.id,
+                Some(Role::Tunnel(end)) => match &end.facts {
+                    Some(facts) => ChainId(facts.chain),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            if self.retired.contains_key(&chain) {
+                self.close(core, key, false);
+            }
+        }
+        self.retired.clear();
     }
 
     /// No client is left, or the drain's time is over.
@@ -175,9 +206,9 @@ impl Gateway {
             + core.tally.parked[Kind::Pair as usize]
             + core.tally.parked[Kind::Mux as usize];
         let resident = self.conns.iter().any(|(_, conn)| match &conn.role {
-            super::conn::Role::Down(_) => true,
-            super::conn::Role::Tunnel(end) => end.client,
-            super::conn::Role::Up(_) | super::conn::Role::Waking => false,
+            Role::Down(_) => true,
+            Role::Tunnel(end) => end.client,
+            Role::Up(_) | Role::Waking => false,
         });
         drain.exit && (parked == 0 && !resident || core.now() >= drain.until_ms)
     }

@@ -93,6 +93,8 @@ pub enum Message {
     },
     /// Accept no more, leave connections alone.
     CloseListeners,
+    /// To be dropped: sockets that are closed when every worker has done what was sent before.
+    Release(Arc<Vec<std::os::fd::OwnedFd>>),
     /// Close everything and end.
     Stop,
 }

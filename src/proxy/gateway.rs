@@ -53,6 +53,12 @@ pub struct Tuning {
     pub load_window_ms: u64,
     /// Share of a window (per cent) that a worker must have worked to give connections away.
     pub overload_percent: u64,
+    /// Clients of a filter chain that the configuration no longer has are gone after this, ms
+    /// (`--drain-time-s`).
+    pub drain_ms: u64,
+    /// In a drain idle clients are closed one after the other, not all at once
+    /// (`--drain-strategy`).
+    pub drain_gradually: bool,
 }
 
 impl Default for Tuning {
@@ -62,6 +68,8 @@ impl Default for Tuning {
             read_budget: 256 * 1024,
             load_window_ms: 50,
             overload_percent: 40,
+            drain_ms: 600_000,
+            drain_gradually: true,
         }
     }
 }

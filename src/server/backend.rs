@@ -20,7 +20,7 @@ impl State for Process {
         if self.manager.take_dirty() {
             self.publish();
         }
-        self.sockets.sweep();
+        self.accept_when_warm();
         if self.workers_left == 0 {
             turn.stop();
         }
@@ -52,6 +52,8 @@ impl AdminBackend for Process {
     fn state(&self) -> ServerState {
         if self.draining || self.health_failed {
             ServerState::Draining
+        } else if !self.accepting {
+            ServerState::PreInitializing
         } else {
             ServerState::Live
         }
@@ -86,7 +88,8 @@ impl AdminBackend for Process {
     }
 
     fn config(&self, include_eds: bool) -> Vec<Section> {
-        self.config_sections(include_eds)
+        let _ = include_eds;
+        self.dump.sections()
     }
 
     fn memory(&self) -> Memory {
@@ -116,9 +119,12 @@ impl AdminBackend for Process {
                 exit: false,
                 close: !drain.skip_exit,
             });
+            if !drain.skip_exit {
+                self.leave_listeners();
+            }
         } else {
             self.tell(|| Message::CloseListeners);
-            self.sockets.leave_all();
+            self.leave_listeners();
         }
     }
 

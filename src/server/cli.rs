@@ -284,12 +284,6 @@ impl Options {
         if self.concurrency == Some(0) {
             return Err("--concurrency must be at least 1".to_owned());
         }
-        if self.restart_epoch > 0 {
-            return Err(
-                "--restart-epoch: there is no hot restart, so there can be no earlier process"
-                    .to_owned(),
-            );
-        }
         if !self.stats_tag.is_empty() {
             return Err("--stats-tag is not supported".to_owned());
         }
@@ -311,6 +305,12 @@ impl Options {
                 RESTART,
             ),
             (self.base_id.is_some(), "base-id", RESTART),
+            (self.restart_epoch > 0, "restart-epoch", RESTART),
+            (
+                self.local_address_ip_version != IpVersion::V4,
+                "local-address-ip-version",
+                "no address of this machine is announced",
+            ),
             (self.use_dynamic_base_id, "use-dynamic-base-id", RESTART),
             (self.base_id_path.is_some(), "base-id-path", RESTART),
             (
@@ -440,6 +440,7 @@ mod tests {
         assert_eq!(
             options.ignored(),
             [
+                "--local-address-ip-version has no effect: no address of this machine is announced",
                 "--skip-deprecated-logs has no effect: there are no such warnings",
                 "--enable-core-dump has no effect: the limits of the process decide"
             ]
@@ -448,8 +449,8 @@ mod tests {
 
     #[test]
     fn flags_without_meaning_are_said() {
-        let options = run("--base-id 7 --parent-shutdown-time-s 900 --restart-epoch 0");
-        assert_eq!(options.ignored().len(), 2);
+        let options = run("--base-id 7 --parent-shutdown-time-s 900 --restart-epoch 1");
+        assert_eq!(options.ignored().len(), 3);
         let options = run("--reject-unknown-dynamic-fields");
         assert_eq!(
             options.ignored(),
@@ -469,7 +470,6 @@ mod tests {
             ("--concurrency 0", "at least 1"),
             ("--log-format %Q", "%Q"),
             ("--drain-strategy never", "never"),
-            ("--restart-epoch 1", "hot restart"),
             ("--stats-tag a:b", "not supported"),
             ("surplus", "surplus"),
         ] {

@@ -1,20 +1,16 @@
 //! Listening sockets of the process: opened here, accepted from by the workers.
 //!
-//! A socket stays open over a reload when its address stays; one that went is closed only after the
-//! workers were told to leave it.
+//! A socket stays open over a reload when its address stays; one that went is closed when the last
+//! worker has left it.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::engine::reactor::epoll::sockets;
 use crate::engine::reactor::{Addr, Sock};
 use crate::proxy::ListenSock;
 use crate::proxy::config::{Listener, ListenerId};
-
-/// How long the workers have to leave a socket before it is closed.
-const LEAVING: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Open {
@@ -28,13 +24,16 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     open: Vec<Open>,
-    leaving: Vec<(Instant, OwnedFd)>,
 }
+
+/// Sockets that are closed when the last of those who hold this has dropped it.
+pub(super) type Leaving = Arc<Vec<OwnedFd>>;
 
 /// A socket could not be opened.
 #[derive(Debug)]
 pub(super) struct CannotListen {
-    pub(super) listener: String,
+    /// Place of the listener in the configuration.
+    pub(super) index: usize,
     pub(super) address: Addr,
     pub(super) error: io::Error,
 }
@@ -42,25 +41,22 @@ pub(super) struct CannotListen {
 impl std::fmt::Display for CannotListen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
-            listener,
+            index,
             address,
             error,
         } = self;
         write!(
             f,
-            "listener {listener}: cannot listen on {address}: {error}"
+            "static_resources.listeners[{index}].address: cannot listen on {address}: {error}"
         )
     }
 }
 
 impl Sockets {
-    /// Opens what is new and gives the sockets to accept from. On an error nothing has changed.
-    pub(super) fn update(
-        &mut self,
-        listeners: &[Arc<Listener>],
-    ) -> Result<Vec<ListenSock>, CannotListen> {
+    /// Opens what is new and gives the sockets to leave. On an error nothing has changed.
+    pub(super) fn update(&mut self, listeners: &[Arc<Listener>]) -> Result<Leaving, CannotListen> {
         let mut fresh = Vec::new();
-        for listener in listeners {
+        for (index, listener) in listeners.iter().enumerate() {
             for address in &listener.addresses {
                 if self.position(listener.id, address).is_some() {
                     continue;
@@ -75,7 +71,7 @@ impl Sockets {
                     })
                 });
                 fresh.push(opened.map_err(|error| CannotListen {
-                    listener: listener.name.clone(),
+                    index,
                     address: address.clone(),
                     error,
                 })?);
@@ -89,10 +85,7 @@ impl Sockets {
         let (kept, gone): (Vec<_>, Vec<_>) = self.open.drain(..).partition(wanted);
         self.open = kept;
         self.open.extend(fresh);
-        let now = Instant::now();
-        self.leaving
-            .extend(gone.into_iter().map(|open| (now, open.fd)));
-        Ok(self.socks())
+        Ok(Arc::new(gone.into_iter().map(|open| open.fd).collect()))
     }
 
     fn position(&self, id: ListenerId, address: &Addr) -> Option<usize> {
@@ -101,7 +94,8 @@ impl Sockets {
             .position(|open| open.listener == id && open.configured == *address)
     }
 
-    fn socks(&self) -> Vec<ListenSock> {
+    /// The sockets to accept from.
+    pub(super) fn socks(&self) -> Vec<ListenSock> {
         self.open
             .iter()
             .map(|open| ListenSock {
@@ -111,16 +105,9 @@ impl Sockets {
             .collect()
     }
 
-    /// Closes sockets that the workers have left by now.
-    pub(super) fn sweep(&mut self) {
-        self.leaving.retain(|(since, _)| since.elapsed() < LEAVING);
-    }
-
-    /// The workers were told to leave all of them.
-    pub(super) fn leave_all(&mut self) {
-        let now = Instant::now();
-        self.leaving
-            .extend(self.open.drain(..).map(|open| (now, open.fd)));
+    /// All of them are to be left.
+    pub(super) fn leave_all(&mut self) -> Leaving {
+        Arc::new(self.open.drain(..).map(|open| open.fd).collect())
     }
 
     /// Addresses that a listener is bound to; ports are the actual ones.

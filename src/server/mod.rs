@@ -5,10 +5,13 @@
 mod backend;
 pub mod cli;
 pub mod control;
+mod dump;
 pub mod facts;
 mod listeners;
 pub mod log;
 mod process;
+mod publish;
+mod reload;
 pub mod signals;
 pub mod version;
 

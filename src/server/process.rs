@@ -2,21 +2,22 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 
-use super::cli::{Mode, Options};
-use super::control::{ControlLoop, Handle, Turn};
+use super::cli::{DrainStrategy, Mode, Options};
+use super::control::{ControlLoop, Handle};
+use super::dump::Dump;
 use super::facts::{ServerFacts, StatsFlush};
 use super::listeners::Sockets;
 use super::log::Log;
+use super::publish::Published;
 use super::signals::{self, Signals};
-use crate::admin::{Admin, Field, Item, Section};
+use crate::admin::Admin;
 use crate::cluster::dns::Dns;
 use crate::cluster::health::Health;
 use crate::cluster::manager::{ClusterIds, Manager};
 use crate::config::build::{self, Builder, Built, Interner};
-use crate::config::{ConfigError, ParseOptions, ParsedBootstrap, Source, parse_bootstrap, to_json};
+use crate::config::{ConfigError, ParseOptions, ParsedBootstrap, Source, parse_bootstrap};
 use crate::engine::chunk::Budget;
 use crate::engine::core::{Core, Group};
 use crate::engine::limits;
@@ -24,7 +25,7 @@ use crate::engine::reactor::clock::Clock;
 use crate::engine::reactor::epoll::{Epoll, EpollRemote};
 use crate::engine::worker::Worker;
 use crate::proxy::config::{Listener, Snapshot};
-use crate::proxy::facts::{Message, ProxyFacts};
+use crate::proxy::facts::ProxyFacts;
 use crate::proxy::{Gateway, Parts, Shared, Tuning};
 use crate::telemetry::log_thread::LogThread;
 use crate::telemetry::recorder::Recorder;
@@ -53,17 +54,19 @@ pub(super) struct Process {
     pub(super) draining: bool,
     pub(super) health_failed: bool,
     pub(super) workers_left: usize,
-    group: Arc<Group<EpollRemote, ProxyFacts>>,
-    recorder: Arc<Recorder>,
-    interner: Interner,
-    cluster_ids: Arc<ClusterIds>,
-    max_connections: u64,
-    version: u64,
-    bootstrap: String,
+    /// Workers accept: every cluster knows its hosts and their health.
+    pub(super) accepting: bool,
+    pub(super) group: Arc<Group<EpollRemote, ProxyFacts>>,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) interner: Interner,
+    pub(super) cluster_ids: Arc<ClusterIds>,
+    pub(super) max_connections: u64,
+    pub(super) published: Published,
+    pub(super) dump: Dump,
 }
 
 /// Reads the configuration that the options name.
-fn load(options: &Options) -> Result<ParsedBootstrap, ConfigError> {
+pub(super) fn load(options: &Options) -> Result<ParsedBootstrap, ConfigError> {
     let mut source = Source {
         path: options.config_path.clone(),
         yaml: options.config_yaml.clone(),
@@ -78,7 +81,7 @@ fn load(options: &Options) -> Result<ParsedBootstrap, ConfigError> {
 }
 
 /// Says once what is set and has no effect.
-fn tell_ignored(parsed: &ParsedBootstrap) {
+pub(super) fn tell_ignored(parsed: &ParsedBootstrap) {
     if !parsed.ignored.is_empty() {
         tracing::info!("accepted without effect: {}", parsed.ignored.join(", "));
     }
@@ -144,7 +147,7 @@ fn start(options: Options) -> Result<ExitCode, String> {
     )
 }
 
-fn build_with(
+pub(super) fn build_with(
     parsed: &ParsedBootstrap,
     registry: &Arc<Registry>,
     interner: &Interner,
@@ -163,6 +166,7 @@ fn build_with(
             hostname: &hostname,
             service_node: &options.service_node,
             service_cluster: &options.service_cluster,
+            service_zone: &options.service_zone,
         },
     };
     build::build(&parsed.bootstrap, &builder)
@@ -201,7 +205,6 @@ fn serve(
     let mut process = Process {
         max_connections: options.max_connections.unwrap_or(built.max_connections),
         options,
-        registry,
         manager,
         logs,
         log: Some(log),
@@ -213,18 +216,21 @@ fn serve(
         draining: false,
         health_failed: false,
         workers_left: concurrency,
+        accepting: false,
         group,
+        published: Published::new(&registry),
+        dump: Dump::new(&parsed.bootstrap),
+        registry,
         recorder,
         interner,
         cluster_ids,
-        version: 0,
-        bootstrap: to_json(&parsed.bootstrap).unwrap_or_default(),
     };
     let admin = built.admin;
-    let socks = process
+    process
         .sockets
         .update(&process.listeners)
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| format!("{}: {error}", parsed.file))?;
+    process.published.listeners(&Dump::default(), &process.dump);
     let snapshot = process.snapshot();
     let mut control = ControlLoop::new(process).map_err(|error| error.to_string())?;
     let handle = control.handle();
@@ -245,6 +251,7 @@ fn serve(
     if let Some(admin) = admin {
         let settings = crate::admin::Settings {
             address: admin.addr,
+            unix_mode: admin.unix_mode,
             address_path: control.state.options.admin_address_path.clone(),
             access_logs: Vec::new(),
             writer: None,
@@ -257,9 +264,8 @@ fn serve(
             .add(Box::new(admin))
             .map_err(|error| error.to_string())?;
     }
-    let threads = spawn(cores, &control.state, &snapshot, &socks, &handle)?;
+    let threads = spawn(cores, &control.state, &snapshot, &handle)?;
     drop(snapshot);
-    control.state.facts.initialized();
     if control.state.options.config_path.is_none() && control.state.options.config_yaml.is_none() {
         tell_what_to_try();
     }
@@ -287,7 +293,6 @@ fn spawn(
     cores: Vec<Core<Epoll, ProxyFacts>>,
     process: &Process,
     snapshot: &Arc<Snapshot>,
-    socks: &[crate::proxy::ListenSock],
     handle: &Handle<Process>,
 ) -> Result<Vec<thread::JoinHandle<()>>, String> {
     let engine_stats = EngineStats::new(&*process.registry, "moorgate.");
@@ -297,7 +302,7 @@ fn spawn(
         Vec::new()
     };
     let mut threads = Vec::new();
-    for mut core in cores {
+    for core in cores {
         let number = usize::from(core.id());
         let recorder = process.registry.recorder();
         let parts = Parts {
@@ -309,10 +314,13 @@ fn spawn(
                 .writer(Arc::clone(&recorder), number as u64),
             recorder,
             engine_stats,
-            tuning: Tuning::default(),
+            tuning: Tuning {
+                drain_ms: process.options.drain_time().as_millis() as u64,
+                drain_gradually: process.options.drain_strategy == DrainStrategy::Gradual,
+                ..Tuning::default()
+            },
             hostname: hostname(),
         };
-        let socks = socks.to_vec();
         let handle = handle.clone();
         let cpus = cpus.clone();
         let thread = thread::Builder::new()
@@ -323,10 +331,7 @@ fn spawn(
                 {
                     tracing::warn!("worker {number} could not be pinned: {error}");
                 }
-                let mut gateway = Gateway::new(parts, core.now());
-                if let Err(error) = gateway.adopt_listeners(&mut core, &socks) {
-                    tracing::error!("worker {number} cannot accept: {error}");
-                }
+                let gateway = Gateway::new(parts, core.now());
                 let ended = Worker::new(core, gateway).run();
                 if let Err(error) = ended {
                     tracing::error!("worker {number} ended: {error}");
@@ -342,122 +347,4 @@ fn spawn(
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
-}
-
-impl Process {
-    pub(super) fn tell(&self, message: impl Fn() -> Message) {
-        for member in &self.group.members {
-            member.post(message());
-        }
-    }
-
-    fn snapshot(&mut self) -> Arc<Snapshot> {
-        self.version += 1;
-        let clusters = self.manager.clusters();
-        let names = clusters
-            .values()
-            .map(|cluster| (cluster.name.as_bytes().into(), cluster.id))
-            .collect();
-        Arc::new(Snapshot {
-            version: self.version,
-            listeners: self.listeners.clone(),
-            clusters,
-            names,
-            max_connections: self.max_connections,
-        })
-    }
-
-    /// Gives the workers the configuration as it is now.
-    pub(super) fn publish(&mut self) {
-        let snapshot = self.snapshot();
-        self.tell(|| Message::Snapshot(Arc::clone(&snapshot)));
-    }
-
-    /// Reads the configuration again. When it is good it takes effect; when not, nothing changes.
-    pub(super) fn reload(&mut self) {
-        if let Err(why) = self.try_reload() {
-            tracing::error!("configuration not changed: {why}");
-        }
-    }
-
-    fn try_reload(&mut self) -> Result<(), String> {
-        let parsed = load(&self.options).map_err(|error| error.to_string())?;
-        let built = build_with(
-            &parsed,
-            &self.registry,
-            &self.interner,
-            &self.cluster_ids,
-            &self.logs,
-            &self.options,
-        )
-        .map_err(|error| error.to_string())?;
-        let socks = self
-            .sockets
-            .update(&built.listeners)
-            .map_err(|error| error.to_string())?;
-        tell_ignored(&parsed);
-        self.listeners = built.listeners;
-        self.max_connections = self
-            .options
-            .max_connections
-            .unwrap_or(built.max_connections);
-        self.node = built.node.json;
-        self.bootstrap = to_json(&parsed.bootstrap).unwrap_or_default();
-        self.manager.set(built.definitions);
-        self.manager.take_dirty();
-        self.publish();
-        self.tell(|| Message::Listeners(socks.clone()));
-        tracing::info!("configuration reloaded, version {}", self.version);
-        Ok(())
-    }
-
-    /// Ends in order; a second request ends at once.
-    pub(super) fn terminate(&mut self, turn: &mut Turn) {
-        let _ = turn;
-        if self.draining {
-            self.tell(|| Message::Stop);
-            return;
-        }
-        self.draining = true;
-        let within_ms = self.options.drain_time().as_millis() as u64;
-        tracing::info!("draining for at most {within_ms} ms");
-        self.tell(|| Message::Drain {
-            within_ms,
-            exit: true,
-            close: true,
-        });
-        self.sockets.leave_all();
-    }
-
-    /// Sets the gauges that are only known when asked for.
-    pub(super) fn refresh_gauges(&mut self) {
-        self.manager.show();
-        let connections = self.shared.connections.load(Ordering::Relaxed);
-        let state = crate::admin::AdminBackend::state(self);
-        self.facts.refresh(state.gauge(), connections);
-    }
-
-    /// The configuration as `/config_dump` shows it.
-    pub(super) fn config_sections(&self, include_eds: bool) -> Vec<Section> {
-        let _ = include_eds;
-        let bootstrap = Section {
-            message: "envoy.admin.v3.BootstrapConfigDump",
-            fields: vec![("bootstrap", Field::One(self.bootstrap.clone()))],
-        };
-        let clusters = self.manager.iter().map(|cluster| Item {
-            name: cluster.name.to_string(),
-            json: format!("{{\"cluster\": {{\"name\": {:?}}}}}", &*cluster.name),
-        });
-        let clusters = Section {
-            message: "envoy.admin.v3.ClustersConfigDump",
-            fields: vec![(
-                "static_clusters",
-                Field::Many {
-                    element: "StaticCluster",
-                    items: clusters.collect(),
-                },
-            )],
-        };
-        vec![bootstrap, clusters]
-    }
 }

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl Listener {
-    pub(super) fn bind(address: &Addr) -> io::Result<Self> {
+    pub(super) fn bind(address: &Addr, unix_mode: Option<u32>) -> io::Result<Self> {
         match address {
             Addr::Ip(address) => Ok(Self::Tcp(TcpListener::bind(*address)?)),
             Addr::Unix(path) => match path.as_os_str().as_bytes().strip_prefix(b"\0") {
@@ -54,7 +54,11 @@ impl Listener {
                 }
                 None => {
                     remove_stale(path)?;
-                    Ok(Self::Unix(UnixListener::bind(path)?))
+                    let listener = UnixListener::bind(path)?;
+                    if let Some(mode) = unix_mode {
+                        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+                    }
+                    Ok(Self::Unix(listener))
                 }
             },
         }

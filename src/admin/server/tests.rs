@@ -17,6 +17,7 @@ fn start(address: Addr) -> (Addr, JoinHandle<Fake>) {
     let registry = Arc::clone(&fake.registry);
     let settings = Settings {
         address,
+        unix_mode: None,
         address_path: None,
         access_logs: Vec::new(),
         writer: None,
@@ -209,6 +210,7 @@ fn address_and_access_log_are_written() {
     let path = std::env::temp_dir().join(format!("moorgate-address-{}", std::process::id()));
     let settings = Settings {
         address: loopback(),
+        unix_mode: None,
         address_path: Some(path.clone()),
         access_logs: vec![Arc::new(AccessLog::new(None, format, target.clone()))],
         writer: Some(logs.writer(registry.recorder(), 1)),

@@ -98,7 +98,6 @@ pub(super) fn build(
         admin,
         max_connections: max_connections(bootstrap, root)?,
         node: node(bootstrap.node.as_ref(), builder, root)?,
-        dns: context.dns,
     })
 }
 
@@ -107,6 +106,11 @@ fn node(node: Option<&NodeMessage>, builder: &Builder<'_>, root: &FieldPath<'_>)
     let mut message = node.cloned().unwrap_or_default();
     message.id = or(&message.id, builder.options.service_node);
     message.cluster = or(&message.cluster, builder.options.service_cluster);
+    let zone = message.locality.as_ref().map_or("", |at| at.zone.as_str());
+    if zone.is_empty() && !builder.options.service_zone.is_empty() {
+        let zone = builder.options.service_zone.to_owned();
+        message.locality.get_or_insert_default().zone = zone;
+    }
     let is_there = node.is_some() || message != NodeMessage::default();
     let json = match is_there {
         true => Some(to_json(&message).map_err(|_| root.field("node").error("is malformed"))?),

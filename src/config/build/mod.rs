@@ -77,6 +77,8 @@ pub struct Options<'a> {
     pub service_node: &'a str,
     /// `--service-cluster`, in place of `node.cluster` when that is empty.
     pub service_cluster: &'a str,
+    /// `--service-zone`, in place of `node.locality.zone` when that is empty.
+    pub service_zone: &'a str,
 }
 
 /// A configuration in the types of those who carry it out.
@@ -92,9 +94,6 @@ pub struct Built {
     pub max_connections: u64,
     /// Who we are.
     pub node: Node,
-    /// How names are resolved where a cluster does not say otherwise; clusters have it in theirs
-    /// already.
-    pub dns: Dns,
 }
 
 /// Where the admin interface listens.
@@ -119,13 +118,13 @@ pub struct Node {
 
 /// Resolver settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dns {
+struct Dns {
     /// Servers in place of those of /etc/resolv.conf, when there are any.
-    pub resolvers: Vec<SocketAddr>,
+    resolvers: Vec<SocketAddr>,
     /// Ask over TCP only.
-    pub tcp_only: bool,
+    tcp_only: bool,
     /// Take names as they are, without the search list.
-    pub no_search: bool,
+    no_search: bool,
 }
 
 /// Builds a configuration.

@@ -134,6 +134,7 @@ fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
             read_budget: [64, 4096, 256 * 1024][random.below(3) as usize],
             load_window_ms: 5,
             overload_percent: 0,
+            ..Tuning::default()
         },
         moves: [0, 0, 5, 50][random.below(4) as usize],
         swaps: random.below(4),
