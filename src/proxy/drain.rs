@@ -1,5 +1,7 @@
 //! Leaving in order: listeners close, idle clients go one after the other, open ones are told.
 
+use std::sync::atomic::Ordering;
+
 use moorgate_codecs::Shape;
 
 use super::config::ChainId;
@@ -197,19 +199,13 @@ impl Gateway {
         self.retired.clear();
     }
 
-    /// No client is left, or the drain's time is over.
+    /// No client is left in the process, or the drain's time is over. Those of other workers count: one
+    /// of them may be on its way here.
     pub(super) fn drain_is_over<R: Reactor>(&self, core: &Core<R>) -> bool {
         let Some(drain) = self.drain else {
             return false;
         };
-        let parked = core.tally.parked[Kind::Idle as usize]
-            + core.tally.parked[Kind::Pair as usize]
-            + core.tally.parked[Kind::Mux as usize];
-        let resident = self.conns.iter().any(|(_, conn)| match &conn.role {
-            Role::Down(_) => true,
-            Role::Tunnel(end) => end.client,
-            Role::Up(_) | Role::Waking => false,
-        });
-        drain.exit && (parked == 0 && !resident || core.now() >= drain.until_ms)
+        let left = self.shared.connections.load(Ordering::Relaxed);
+        drain.exit && (left == 0 || core.now() >= drain.until_ms)
     }
 }

@@ -95,7 +95,6 @@ pub fn run(options: Options) -> ExitCode {
     match start(options) {
         Ok(code) => code,
         Err(why) => {
-            tracing::error!("{why}");
             eprintln!("moorgate: {why}");
             ExitCode::FAILURE
         }
@@ -107,6 +106,15 @@ fn start(options: Options) -> Result<ExitCode, String> {
     let log =
         Log::start(super::log::Settings::new(&options)?).map_err(|error| error.to_string())?;
     log.install();
+    let outcome = configured(options, log.clone());
+    if let Err(why) = &outcome {
+        tracing::error!("{why}");
+    }
+    log.flush();
+    outcome
+}
+
+fn configured(options: Options, log: Log) -> Result<ExitCode, String> {
     for note in options.ignored() {
         tracing::info!("{note}");
     }

@@ -24,7 +24,7 @@ fn without_clients_it_ends_at_once() {
         let mut gateway = gateway(&a, "600");
         gateway.signal(signal);
         assert_eq!(gateway.ended().code(), Some(0));
-        assert!(gateway.log().contains("ended"));
+        assert!(gateway.log().contains("] ended\n"));
     }
 }
 
