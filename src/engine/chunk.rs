@@ -36,6 +36,9 @@ pub enum Pressure {
 pub struct Budget {
     used: CachePadded<AtomicUsize>,
     limit: usize,
+    /// Bytes from which the pressure is [`Pressure::Shrink`], and [`Pressure::Refuse`].
+    shrink: usize,
+    refuse: usize,
 }
 
 impl Budget {
@@ -45,6 +48,8 @@ impl Budget {
         Self {
             used: CachePadded::new(AtomicUsize::new(0)),
             limit,
+            shrink: limit - limit / 4,
+            refuse: limit - limit / 10,
         }
     }
 
@@ -64,14 +69,14 @@ impl Budget {
     #[must_use]
     pub fn pressure(&self) -> Pressure {
         let used = self.used();
-        if used >= self.limit {
-            Pressure::Full
-        } else if used >= self.limit - self.limit / 10 {
-            Pressure::Refuse
-        } else if used >= self.limit - self.limit / 4 {
-            Pressure::Shrink
-        } else {
+        if used < self.shrink {
             Pressure::Normal
+        } else if used < self.refuse {
+            Pressure::Shrink
+        } else if used < self.limit {
+            Pressure::Refuse
+        } else {
+            Pressure::Full
         }
     }
 

@@ -7,7 +7,6 @@ use super::config::{NetworkFilter, Snapshot};
 use super::conn::{Conn, Role};
 use super::facts::{Cold, Message, ProxyFacts};
 use super::gateway::{Core, Gateway};
-use crate::engine::chunk::Pressure;
 use crate::engine::parked::{Kind, Parked, Token};
 use crate::engine::reactor::{Reactor, Ready};
 use crate::engine::slab::Key;
@@ -218,25 +217,6 @@ impl Gateway {
                     self.upstream_gone(core, key, false);
                 }
             }
-        }
-    }
-
-    /// The third step of the memory budget: at its limit the largest holder is reset.
-    fn relieve<R: Reactor>(&mut self, core: &mut Core<R>) {
-        if core.chunks.budget().pressure() < Pressure::Full {
-            return;
-        }
-        let largest = self.conns.iter().max_by_key(|(_, conn)| conn.held());
-        let Some(key) = largest.and_then(|(index, _)| self.conns.key(index)) else {
-            return;
-        };
-        if self.conn(key).is_none_or(|conn| conn.held() == 0) {
-            return;
-        }
-        self.stats.inc(self.engine_stats.buffers_holders_reset);
-        match self.conn(key).map(|conn| matches!(conn.role, Role::Up(_))) {
-            Some(true) => self.upstream_gone(core, key, true),
-            _ => self.close(core, key, true),
         }
     }
 

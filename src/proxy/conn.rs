@@ -20,6 +20,8 @@ pub(super) mod pause {
     pub(in crate::proxy) const ORDER: u8 = 2;
     /// There is nowhere to send the bytes yet.
     pub(in crate::proxy) const CONNECTING: u8 = 4;
+    /// The peer does not read our answers: what it says next waits until it does.
+    pub(in crate::proxy) const OUTPUT: u8 = 8;
 }
 
 /// How far a connection is on its way out.
@@ -259,6 +261,6 @@ impl Conn {
 
     /// Bytes it holds in chunks.
     pub(super) fn held(&self) -> usize {
-        self.rest.len() + self.output.held()
+        self.rest.held() + self.output.held()
     }
 }

@@ -19,7 +19,6 @@ use crate::cluster::balance::Balancer;
 use crate::cluster::{ClusterId, HostId};
 use crate::engine;
 use crate::engine::arena::Span;
-use crate::engine::chunk::Pressure;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::{Key, PagedSlab};
 use crate::engine::wheel::Wheel;
@@ -38,6 +37,8 @@ pub struct Shared {
     pub connections: crossbeam_utils::CachePadded<AtomicU64>,
     /// Numbers of connections.
     pub next_connection: crossbeam_utils::CachePadded<AtomicU64>,
+    /// The largest holder of buffered bytes that any worker found at the end of the memory budget.
+    pub largest_holder: crossbeam_utils::CachePadded<super::pressure::LargestHolder>,
     /// `x-envoy-immediate-health-check-fail` and `/healthcheck/fail`: health filters answer 503.
     pub health_failed: std::sync::atomic::AtomicBool,
 }
@@ -134,6 +135,8 @@ pub struct Gateway {
     pub(super) sweep_at: Option<u32>,
     pub(super) drain: Option<super::drain::Drain>,
     pub(super) stopped: bool,
+    /// At the limit of the memory budget when last looked.
+    pub(super) relieving: bool,
     pub(super) published: engine::core::Tally,
     pub(super) scratch: crate::route::headers::Scratch,
     /// Name of this machine, for header values.
@@ -173,6 +176,7 @@ impl Gateway {
             sweep_at: None,
             drain: None,
             stopped: false,
+            relieving: false,
             published: engine::core::Tally::default(),
             scratch: crate::route::headers::Scratch::default(),
             hostname: parts.hostname,
@@ -253,27 +257,6 @@ impl Gateway {
             conn.queued = true;
             self.ready.push_back(key);
         }
-    }
-
-    /// Bytes that may wait for one peer: what is configured, less under memory pressure.
-    pub(super) fn limit<R: Reactor>(core: &Core<R>, configured: u32) -> usize {
-        let configured = configured as usize;
-        match core.chunks.budget().pressure() {
-            Pressure::Normal => configured,
-            Pressure::Shrink => (configured / 4).max(4096),
-            Pressure::Refuse | Pressure::Full => 4096,
-        }
-    }
-
-    /// The limit of a connection's own output.
-    pub(super) fn output_limit<R: Reactor>(&self, core: &Core<R>, key: Key) -> usize {
-        let configured = match self.conn(key).map(|conn| &conn.role) {
-            Some(super::conn::Role::Down(down)) => down.listener.buffer_limit,
-            Some(super::conn::Role::Up(up)) => up.endpoint.cluster.config.buffer_limit,
-            Some(super::conn::Role::Tunnel(end)) => end.buffer_limit(),
-            Some(super::conn::Role::Waking) | None => 1 << 20,
-        };
-        Self::limit(core, configured)
     }
 
     /// Makes sure that a connection's slot timer fires no later than `due`.

@@ -8,6 +8,7 @@ use super::conn::{Closing, Role, pause};
 use super::gateway::{Core, Gateway};
 use super::output::Flushed;
 use crate::engine::arena::Span;
+use crate::engine::chunk::Pressure;
 use crate::engine::reactor::{Interest, Reactor, Ready};
 use crate::engine::slab::Key;
 
@@ -84,6 +85,7 @@ impl Gateway {
         if self
             .conn(key)
             .is_some_and(|conn| !conn.rest.is_empty() && conn.paused == 0)
+            && self.may_read(core, key)
             && !self.feed(core, key, Span { start: 0, len: 0 })
         {
             return;
@@ -95,6 +97,10 @@ impl Gateway {
             }
             if left == 0 {
                 self.queue(key);
+                return;
+            }
+            let pressed = core.chunks.budget().pressure() >= Pressure::Refuse;
+            if (conn.blocked || pressed) && !self.may_read(core, key) {
                 return;
             }
             match self.read(core, key) {
@@ -125,12 +131,13 @@ impl Gateway {
         if core.arena.room() < MIN_ROOM + rest || self.out.bytes.len() > MAX_WIRE {
             self.flush_all(core);
         }
+        let most = Self::read_size(core, READ_BYTES);
         let Some(conn) = self.conns.get_key_mut(key) else {
             return Got::Nothing;
         };
         let tail = core.arena.tail_mut();
         // New bytes go behind the unfinished ones, so that the codec sees them in one piece.
-        let room = tail.len().saturating_sub(rest).min(READ_BYTES);
+        let room = tail.len().saturating_sub(rest).min(most);
         let Some(into) = tail.get_mut(rest..rest + room) else {
             return Got::Nothing;
         };

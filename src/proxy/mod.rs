@@ -23,6 +23,7 @@ mod moving;
 mod output;
 mod parking;
 mod pipeline;
+mod pressure;
 mod reply;
 mod requests;
 mod responses;

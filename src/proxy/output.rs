@@ -69,7 +69,7 @@ impl Output {
 
     /// Bytes held in chunks.
     pub(super) fn held(&self) -> usize {
-        self.backlog.len()
+        self.backlog.held()
     }
 
     /// Takes over what an encoder appended since `start`, with payload from a span of the arena.

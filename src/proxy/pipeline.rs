@@ -330,7 +330,11 @@ impl Gateway {
             {
                 conn.throttles = true;
             }
-            self.stop_source(key, way);
+            if self.stop_source(key, way)
+                && let Some((to, _)) = destination
+            {
+                self.note_stop(core, to, buffered + queued);
+            }
         } else {
             self.release(key, way);
         }
@@ -339,17 +343,18 @@ impl Gateway {
         }
     }
 
-    fn stop_source(&mut self, key: Key, way: Way) {
+    /// True when it was being read until now.
+    fn stop_source(&mut self, key: Key, way: Way) -> bool {
         let Some((from, _)) = self.stream(key).and_then(|stream| stream.source(way)) else {
-            return;
+            return false;
         };
         let Some(conn) = self.conn_mut(from) else {
-            return;
+            return false;
         };
         // A multiplexed source is stopped by the credit it does not get.
         let shape = conn.codec_mut().map(|codec| codec.shape());
         if shape == Some(Shape::Multiplex) || conn.paused & pause::FULL != 0 {
-            return;
+            return false;
         }
         conn.paused |= pause::FULL;
         match &conn.role {
@@ -367,6 +372,7 @@ impl Gateway {
             }
             Role::Tunnel(_) | Role::Waking => {}
         }
+        true
     }
 
     /// Gives back the credit of what the destination took, and reads the source again.
@@ -416,6 +422,11 @@ impl Gateway {
             return;
         }
         conn.throttles = false;
+        if conn.paused & pause::OUTPUT != 0 {
+            conn.paused &= !pause::OUTPUT;
+            self.queue(key);
+        }
+        let Some(conn) = self.conn(key) else { return };
         if let Role::Tunnel(end) = &conn.role {
             if let Some(peer) = end.peer
                 && let Some(peer_conn) = self.conn_mut(peer)

@@ -82,6 +82,7 @@ impl Gateway {
         self.schedule_stream(stream_key);
         if core.chunks.budget().pressure() >= Pressure::Refuse {
             self.stats.inc(stats.downstream_rq_overload_close);
+            self.stats.inc(self.engine_stats.buffers_requests_refused);
             self.fail(core, stream_key, LocalReply::Overload);
             return;
         }

@@ -330,6 +330,7 @@ impl Gateway {
             && let Some(conn) = self.conn_mut(key)
         {
             conn.paused |= pause::FULL;
+            self.note_stop(core, peer, waiting);
             return false;
         }
         true

@@ -58,6 +58,8 @@ pub(super) struct Process {
     pub(super) accepting: bool,
     pub(super) group: Arc<Group<EpollRemote, ProxyFacts>>,
     pub(super) recorder: Arc<Recorder>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) engine_stats: EngineStats,
     pub(super) interner: Interner,
     pub(super) cluster_ids: Arc<ClusterIds>,
     pub(super) max_connections: u64,
@@ -201,6 +203,7 @@ fn serve(
     let budget = Arc::new(Budget::new(budget as usize));
     let cores = Core::<Epoll, ProxyFacts>::group(reactors, &budget);
     let group = Arc::clone(cores[0].siblings());
+    let engine_stats = EngineStats::new(&*registry, "moorgate.");
     let facts = ServerFacts::new(&registry, concurrency as u32);
     let recorder = registry.recorder();
     let mut manager = Manager::new(
@@ -230,6 +233,8 @@ fn serve(
         dump: Dump::new(&parsed.bootstrap),
         registry,
         recorder,
+        budget,
+        engine_stats,
         interner,
         cluster_ids,
     };
@@ -303,7 +308,7 @@ fn spawn(
     snapshot: &Arc<Snapshot>,
     handle: &Handle<Process>,
 ) -> Result<Vec<thread::JoinHandle<()>>, String> {
-    let engine_stats = EngineStats::new(&*process.registry, "moorgate.");
+    let engine_stats = process.engine_stats;
     let cpus = if process.options.pin_workers || process.options.cpuset_threads {
         limits::allowed_cpus().map_err(|error| error.to_string())?
     } else {

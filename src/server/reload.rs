@@ -88,5 +88,11 @@ impl Process {
         let state = crate::admin::AdminBackend::state(self);
         self.facts.refresh(state.gauge(), connections);
         self.published.show(self.accepting);
+        let bytes = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        let stats = &self.engine_stats;
+        self.recorder
+            .set(stats.buffers_bytes, bytes(self.budget.used()));
+        self.recorder
+            .set(stats.buffers_limit_bytes, bytes(self.budget.limit()));
     }
 }

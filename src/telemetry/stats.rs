@@ -258,7 +258,8 @@ group! {
             parked_pair("parked.pair")
             parked_mux("parked.mux")
             parked_pooled("parked.pooled")
-            buffers_bytes("buffers.bytes");
+            buffers_bytes("buffers.bytes")
+            buffers_limit_bytes("buffers.limit_bytes");
         histograms:;
     }
 }

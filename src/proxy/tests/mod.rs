@@ -1,5 +1,6 @@
 //! What the tests of the proxy share: configurations made in plain Rust, and workers to run them.
 
+mod limits;
 mod sim;
 mod smoke;
 
