@@ -95,7 +95,7 @@ fn responses(criterion: &mut Criterion) {
     criterion.bench_function("response rules", |bench| {
         bench.iter(|| {
             head.copy_from(black_box(&source));
-            from_upstream(&mut head, &rules, 12, None, &mut buffer);
+            from_upstream(&mut head, &rules, 12, &mut buffer);
             finish(&mut head, &rules, &date, None, &mut buffer);
         });
     });

@@ -252,6 +252,12 @@ pub trait Codec: Send + std::fmt::Debug {
     /// GOAWAY …). Open streams go on.
     fn go_away(&mut self, out: &mut Out);
 
+    /// Gives up waiting for the rest of a message's head. The stream it would have been can be
+    /// answered; nothing is read after it. `None` where no head was begun, or none can be answered.
+    fn abandon_head(&mut self) -> Option<StreamId> {
+        None
+    }
+
     /// Part of a message was decoded or is buffered inside: the connection has a deadline for it.
     fn mid_message(&self) -> bool;
 

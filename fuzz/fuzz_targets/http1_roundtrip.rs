@@ -24,6 +24,7 @@ fn settings() -> Arc<Settings> {
     Arc::new(Settings {
         accept_http_10: true,
         allow_connect: true,
+        custom_methods: true,
         enable_trailers: true,
         ..Settings::default()
     })

@@ -3,6 +3,7 @@
 use super::conn::{Closing, Conn, Role};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
+use super::stream::TryLimit;
 use crate::engine::parked::{Kind, flags};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
@@ -148,13 +149,13 @@ impl Gateway {
             && since + http.request_headers_timeout_ms <= now
         {
             self.stats.inc(http.stats.downstream_rq_header_timeout);
-            let id = down.requests + 1;
-            let error = moorgate_codecs::ProtocolError {
-                stream: Some(id),
-                status: 408,
-                detail: "request_header_timeout",
-            };
-            self.refuse_request(core, key, error);
+            let unread = self
+                .conn_mut(key)
+                .and_then(Conn::down_mut)
+                .and_then(|down| down.codec.abandon_head());
+            if let Some(id) = unread {
+                self.answer_unread(core, key, id, LocalReply::RequestHeadersTimeout);
+            }
             self.close_after_flush(core, key);
             return;
         }
@@ -283,16 +284,16 @@ impl Gateway {
         } else if !stream.request.done && passed(stream.started_ms, http.request_timeout_ms) {
             self.stats.inc(http.stats.downstream_rq_timeout);
             self.fail(core, key, LocalReply::RequestTimeout { complete: false });
-        } else if stream.try_started_ms > 0
-            && !stream.response.head_sent
-            && passed(stream.try_started_ms, stream.timeouts.per_try_ms)
-        {
+        } else if let Some(limit) = stream.try_limit_passed(now) {
             if let Some(stats) = cluster {
-                self.stats.inc(stats.upstream_rq_per_try_timeout);
+                self.stats.inc(match limit {
+                    TryLimit::Time => stats.upstream_rq_per_try_timeout,
+                    TryLimit::Idle => stats.upstream_rq_per_try_idle_timeout,
+                    TryLimit::Duration => stats.upstream_rq_max_duration_reached,
+                });
             }
             self.note_host_timeout(key);
-            self.detach_upstream(core, key, moorgate_codecs::ResetReason::Cancel);
-            self.try_timed_out(core, key);
+            self.try_timed_out(core, key, limit);
         } else {
             self.stats.inc(http.stats.downstream_rq_idle_timeout);
             self.fail(core, key, LocalReply::StreamIdle { complete });

@@ -4,6 +4,7 @@
 //! another's object across a call, so anything may be closed, parked or moved between two steps.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,6 +93,8 @@ pub struct Parts {
     pub tuning: Tuning,
     /// Name of this machine.
     pub hostname: String,
+    /// The address by which others know this machine.
+    pub local_ip: Option<IpAddr>,
 }
 
 /// A chain that the current configuration does not have any more.
@@ -141,6 +144,8 @@ pub struct Gateway {
     pub(super) scratch: crate::route::headers::Scratch,
     /// Name of this machine, for header values.
     pub(super) hostname: String,
+    /// What stands for clients on the loopback in `x-forwarded-for`.
+    pub(super) local_ip: Option<IpAddr>,
 }
 
 impl Gateway {
@@ -180,6 +185,7 @@ impl Gateway {
             published: engine::core::Tally::default(),
             scratch: crate::route::headers::Scratch::default(),
             hostname: parts.hostname,
+            local_ip: parts.local_ip,
         };
         gateway.index_chains();
         gateway

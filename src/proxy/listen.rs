@@ -230,7 +230,12 @@ impl Gateway {
             NetworkFilter::Tcp(filter) => {
                 tcp = true;
                 self.stats.inc(filter.stats.downstream_cx_total);
-                self.tcp_role(listener, chain.id.0, filter, now)
+                let addresses = (!filter.access_logs.is_empty()).then(|| {
+                    let local = core.reactor.local_addr(sock);
+                    let local = local.unwrap_or_else(|_| peer.clone());
+                    (peer, local)
+                });
+                self.tcp_role(listener, chain.id.0, filter, addresses, now)
             }
             NetworkFilter::Http(http) => {
                 self.stats.inc(http.stats.downstream_cx_total);

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use moorgate_codecs::Version;
+
 use super::config::TcpProxy;
 use super::facts::Endpoint;
 use super::gateway::{Core, Gateway};
 use super::stream::Stream;
 use super::tunnel;
-use crate::engine::reactor::{Addr, Reactor};
+use crate::cluster::Cluster;
+use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::telemetry::record::{Record, Timings};
 
@@ -31,11 +34,20 @@ impl Gateway {
             end: since(now).or(Some(0)),
         };
         let endpoint = stream.endpoint.as_deref();
+        let cluster = stream
+            .cluster
+            .and_then(|id| self.snapshot.clusters.get(&id));
+        // What could not be read as a request had no version of its own.
+        let spoken = || stream.http.codec.is_none().then_some(Version::Http11);
         let record = Record {
             request: stream.head.as_deref(),
             response: stream.response_head.as_deref(),
             trailers: stream.response.trailers.as_deref(),
-            protocol: stream.head.as_ref().map(|head| head.version),
+            protocol: stream
+                .head
+                .as_ref()
+                .map(|head| head.version)
+                .or_else(spoken),
             status: stream.status,
             details: stream.details,
             flags: stream.flags,
@@ -50,19 +62,23 @@ impl Gateway {
             connection: stream.stream_number,
             route: stream.route.as_ref().map_or("", |route| &route.name),
             attempts: stream.attempts,
-            ..Self::upstream_record(endpoint)
+            ..Self::upstream_record(endpoint, cluster.map(|cluster| &**cluster))
         };
         for log in &stream.http.access_logs {
             self.logs.write(log, &record);
         }
     }
 
-    fn upstream_record(endpoint: Option<&Endpoint>) -> Record<'_> {
+    fn upstream_record<'a>(
+        endpoint: Option<&'a Endpoint>,
+        cluster: Option<&'a Cluster>,
+    ) -> Record<'a> {
+        let cluster = endpoint.map(|endpoint| &*endpoint.cluster).or(cluster);
         Record {
             upstream_host: endpoint.map(|endpoint| &endpoint.host.addr),
             upstream_hostname: endpoint.map_or("", |endpoint| &endpoint.host.hostname),
-            upstream_cluster: endpoint.map_or("", |endpoint| &endpoint.cluster.stat_name),
-            upstream_cluster_raw: endpoint.map_or("", |endpoint| &endpoint.cluster.name),
+            upstream_cluster: cluster.map_or("", |cluster| &cluster.stat_name),
+            upstream_cluster_raw: cluster.map_or("", |cluster| &cluster.name),
             ..Record::default()
         }
     }
@@ -73,9 +89,12 @@ impl Gateway {
         tcp: &Arc<TcpProxy>,
         facts: &tunnel::Facts,
         endpoint: Option<&Endpoint>,
-        (remote, local): (Option<Addr>, Option<Addr>),
         now: u64,
     ) {
+        let (remote, local) = match facts.addresses.as_deref() {
+            Some((remote, local)) => (Some(remote), Some(local)),
+            None => (None, None),
+        };
         let wall = self.clock.wall_us(now);
         let lasted = now.saturating_sub(facts.started_ms) * 1000;
         let record = Record {
@@ -87,13 +106,13 @@ impl Gateway {
                 end: Some(lasted),
                 ..Timings::default()
             },
-            downstream_remote: remote.as_ref(),
-            downstream_direct_remote: remote.as_ref(),
-            downstream_local: local.as_ref(),
-            downstream_direct_local: local.as_ref(),
+            downstream_remote: remote,
+            downstream_direct_remote: remote,
+            downstream_local: local,
+            downstream_direct_local: local,
             connection: facts.number,
             attempts: facts.attempts,
-            ..Self::upstream_record(endpoint)
+            ..Self::upstream_record(endpoint, None)
         };
         for log in &tcp.access_logs {
             self.logs.write(log, &record);
@@ -111,7 +130,7 @@ impl Gateway {
         match &facts.origin {
             tunnel::Origin::Tcp(tcp) => {
                 let tcp = Arc::clone(tcp);
-                self.log_session(&tcp, &facts, endpoint, (None, None), now);
+                self.log_session(&tcp, &facts, endpoint, now);
             }
             tunnel::Origin::Upgrade(http) => {
                 self.stats

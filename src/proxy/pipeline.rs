@@ -201,11 +201,12 @@ impl Gateway {
             return;
         };
         stream.active_ms = now;
-        if way == Way::Request
-            && let Some(replay) = &mut stream.replay
-        {
-            replay.push(&mut core.chunks, core.arena.get(span));
+        if way == Way::Request && stream.replay.is_some() && !self.keep_for_retry(core, key, span) {
+            return;
         }
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
         let held = stream.pending.is_some() || stream.hold_body.is_some();
         let destination = stream.destination(way);
         let lane = stream.lane_mut(way);
@@ -515,13 +516,20 @@ impl Gateway {
                     return;
                 };
                 self.stats.inc(down.http.stats.downstream_cx_protocol_error);
+                if down.codec.shape() == Shape::PingPong && down.codec.streams() == 0 {
+                    // It got its answer while the events before the error were handled.
+                    self.close_after_flush(core, key);
+                    return;
+                }
                 self.refuse_request(core, key, error);
             }
             Role::Up(_) => {
                 if error.is_some() {
                     self.note_upstream_error(key);
+                    self.upstream_ended(core, key, true, ResetReason::Protocol);
+                } else {
+                    self.upstream_gone(core, key, true);
                 }
-                self.upstream_gone(core, key, true);
             }
             Role::Tunnel(_) | Role::Waking => {}
         }

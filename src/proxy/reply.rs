@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorgate_codecs::{Head, HeadKind, ResetReason};
+use moorgate_codecs::{Head, HeadKind, ResetReason, Shape};
 
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
@@ -11,6 +11,17 @@ use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::filter::Reply;
+
+/// Who made a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// An upstream.
+    Upstream,
+    /// The router: the route has its say about the header as well.
+    Router,
+    /// Somebody before the router.
+    Manager,
+}
 
 impl Gateway {
     /// Answers a stream in our own words; ends it when it was answered in part already.
@@ -26,7 +37,12 @@ impl Gateway {
         };
         let suppress = stream.http.rules.suppress_envoy_headers;
         let own = reply.to_reply(stream.head.as_deref(), suppress);
-        self.reply(core, key, own, reply.flags());
+        let source = if reply.by_router() {
+            Source::Router
+        } else {
+            Source::Manager
+        };
+        self.reply(core, key, own, reply.flags(), source);
     }
 
     /// Answers a stream ourselves. What the upstream was still to do is given up.
@@ -36,6 +52,7 @@ impl Gateway {
         key: Key,
         reply: Reply,
         flags: u64,
+        source: Source,
     ) {
         let Some(client) = self.client_of(core, key) else {
             self.detach_upstream(core, key, ResetReason::Cancel);
@@ -67,7 +84,7 @@ impl Gateway {
             head.set(name, value);
         }
         head.content_length = Some(reply.body.len() as u64);
-        self.apply_response_rules(core, key, &mut head, false);
+        self.apply_response_rules(core, key, &mut head, source);
         self.send_own(core, key, client, id, head, &reply.body);
     }
 
@@ -81,7 +98,7 @@ impl Gateway {
         body: &[u8],
     ) {
         let now = core.now();
-        self.announce_drain(client);
+        self.announce_drain(key, client);
         let none = Span { start: 0, len: 0 };
         let end = body.is_empty();
         let sent = self.encode(client, none, |codec, out| {
@@ -96,7 +113,11 @@ impl Gateway {
             stream.response.head_sent = true;
             stream.response.done = true;
             stream.times.response_start = now;
-            stream.response.bytes = body.len() as u64;
+            let to_head = stream
+                .head
+                .as_ref()
+                .is_some_and(|head| head.method() == b"HEAD");
+            stream.response.bytes = if to_head { 0 } else { body.len() as u64 };
             stream.response.buffer.clear(&mut core.chunks);
             if stream.http.access_logs.is_empty() {
                 self.events.give_head(head);
@@ -119,11 +140,18 @@ impl Gateway {
     }
 
     /// Tells the codec to announce the end of the connection with its next response, when that is due.
-    pub(super) fn announce_drain(&mut self, client: Key) {
+    pub(super) fn announce_drain(&mut self, stream: Key, client: Key) {
         let draining = self.drain.is_some();
+        let early = self
+            .stream(stream)
+            .is_some_and(|stream| !stream.request.done && !stream.reverse);
         let Some(down) = self.conn_mut(client).and_then(Conn::down_mut) else {
             return;
         };
+        if early && down.codec.shape() == Shape::PingPong {
+            // Nobody waits for the rest of a request that has its answer.
+            down.draining = true;
+        }
         if draining && !down.draining {
             down.draining = true;
             let counter = down.http.stats.downstream_cx_drain_close;
@@ -154,7 +182,7 @@ impl Gateway {
         if stream.response.head_sent {
             let http = Arc::clone(&stream.http);
             stream.flags |= failure.flags();
-            stream.details = "upstream_reset_after_response_started";
+            stream.details = failure.details(true);
             self.stats
                 .inc(http.stats.rq_reset_after_downstream_response_started);
             self.abort_stream(core, key, ResetReason::Disconnected);

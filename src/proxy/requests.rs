@@ -7,6 +7,7 @@ use moorgate_codecs::{Head, ProtocolError, ResetReason, StreamId};
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
+use super::reply::Source;
 use super::stream::{PendingCall, Stream, Way};
 use crate::cluster::balance::Pick;
 use crate::cluster::breaker::{Priority, Resource};
@@ -132,7 +133,6 @@ impl Gateway {
             self.close_after_flush(core, key);
             return;
         };
-        let now = core.now();
         let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) else {
             return;
         };
@@ -158,6 +158,31 @@ impl Gateway {
             );
             return;
         }
+        self.answer_unread(
+            core,
+            key,
+            id,
+            LocalReply::Codec {
+                status: error.status,
+                detail: error.detail,
+            },
+        );
+    }
+
+    /// Answers a request whose head was not read to its end; the connection ends with it.
+    pub(super) fn answer_unread<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+        reply: LocalReply,
+    ) {
+        let now = core.now();
+        let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) else {
+            return;
+        };
+        down.draining = true;
+        down.head_since = None;
         let http = Arc::clone(&down.http);
         let mut stream = Stream::new(key, id, Arc::clone(&http), now);
         stream.request.done = true;
@@ -166,16 +191,10 @@ impl Gateway {
         if let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) {
             down.streams.insert(id, stream);
         }
+        self.note_addresses(stream);
         self.stats.inc(http.stats.downstream_rq_total);
         self.stats.gauge(http.stats.downstream_rq_active, 1);
-        self.fail(
-            core,
-            stream,
-            LocalReply::Codec {
-                status: error.status,
-                detail: error.detail,
-            },
-        );
+        self.fail(core, stream, reply);
     }
 
     /// Shows the request head to the filters from `next` on; after the last one it is routed.
@@ -216,7 +235,7 @@ impl Gateway {
                     return;
                 }
                 Verdict::Reply(reply) => {
-                    self.reply(core, key, reply, 0);
+                    self.reply(core, key, reply, 0, Source::Manager);
                     return;
                 }
             }
@@ -251,7 +270,7 @@ impl Gateway {
         stream.request.buffer.clear(&mut core.chunks);
         stream.request.buffer.push(&mut core.chunks, &body);
         match verdict {
-            Verdict::Reply(reply) => self.reply(core, key, reply, 0),
+            Verdict::Reply(reply) => self.reply(core, key, reply, 0, Source::Manager),
             Verdict::Pending(token) => {
                 stream.pending = Some(PendingCall {
                     token,
@@ -282,7 +301,7 @@ impl Gateway {
             None => Verdict::Continue,
         };
         match (verdict, call.way) {
-            (Verdict::Reply(reply), _) => self.reply(core, key, reply, 0),
+            (Verdict::Reply(reply), _) => self.reply(core, key, reply, 0, Source::Manager),
             (Verdict::Pending(token), _) => {
                 stream.pending = Some(PendingCall { token, ..call });
                 self.suspended.insert(token, key);
@@ -321,7 +340,7 @@ impl Gateway {
                     headers: Vec::new(),
                     details: "direct_response",
                 };
-                self.reply(core, key, reply, 0);
+                self.reply(core, key, reply, 0, Source::Router);
             }
             Action::Redirect(redirect) => {
                 self.stats.inc(http.stats.rq_redirect);
@@ -333,7 +352,7 @@ impl Gateway {
                     headers: vec![(b"location".to_vec(), location)],
                     details: "direct_response",
                 };
-                self.reply(core, key, reply, 0);
+                self.reply(core, key, reply, 0, Source::Router);
             }
             Action::Forward(forward) => {
                 if stream.upgrade && !Self::upgrade_allowed(&http.upgrades, &forward.upgrades, head)
@@ -403,9 +422,19 @@ impl Gateway {
         } else {
             Priority::Default
         };
+        if let Some(stream) = self.streams.0.get_key_mut(key) {
+            stream.attempts += 1;
+        }
+        let Some(stream) = self.streams.0.get_key(key) else {
+            return;
+        };
+        let again = stream
+            .retry
+            .as_ref()
+            .map_or(0, |retry| retry.host_attempts());
         let tried = &stream.tried;
         let balancer = self.balancers.entry(cluster.id).or_default();
-        let picked = balancer.pick(&cluster, || core.reactor.random(), tried);
+        let picked = balancer.pick_avoiding(&cluster, || core.reactor.random(), tried, again);
         if balancer.in_panic() {
             self.stats.inc(cluster.stats.lb_healthy_panic);
         }
@@ -429,12 +458,7 @@ impl Gateway {
             return;
         };
         stream.permit = Some(permit);
-        stream.attempts += 1;
-        if stream
-            .retry
-            .as_ref()
-            .is_some_and(|retry| retry.avoids_hosts())
-        {
+        if again > 0 {
             stream.tried.push(id);
         }
         self.find_upstream(core, key, &cluster, &host);

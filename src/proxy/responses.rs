@@ -6,6 +6,7 @@ use moorgate_codecs::{Head, ResetReason};
 
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
+use super::reply::Source;
 use super::stream::{PendingCall, Way};
 use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
@@ -64,9 +65,11 @@ impl Gateway {
 
     fn interim<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, head: Box<Head>) {
         let client = self.client_of(core, key);
-        let Some(stream) = self.stream(key) else {
+        let Some(stream) = self.stream_mut(key) else {
             return;
         };
+        // The upstream has seen the request: it is not sent a second time behind its back.
+        stream.replaced_dead = true;
         let id = stream.client_id;
         if stream.http.proxy_100_continue
             && !stream.response.head_sent
@@ -111,7 +114,7 @@ impl Gateway {
                 }
                 Verdict::Reply(reply) => {
                     self.events.give_head(head);
-                    self.reply(core, key, reply, 0);
+                    self.reply(core, key, reply, 0, Source::Manager);
                     return;
                 }
             }
@@ -129,7 +132,7 @@ impl Gateway {
             self.events.give_head(head);
             return;
         };
-        self.apply_response_rules(core, key, &mut head, true);
+        self.apply_response_rules(core, key, &mut head, Source::Upstream);
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
@@ -142,7 +145,7 @@ impl Gateway {
         lane.sent = end;
         let keep = !stream.http.access_logs.is_empty();
         if !tunnel {
-            self.announce_drain(client);
+            self.announce_drain(key, client);
         }
         let none = Span { start: 0, len: 0 };
         let sent = self.encode(client, none, |codec, out| {

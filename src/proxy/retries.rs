@@ -2,10 +2,13 @@
 
 use moorgate_codecs::Head;
 
+use super::conn::Conn;
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
 use super::http::retry::{Decision, Outcome, is_idempotent};
+use super::stream::TryLimit;
 use crate::cluster::breaker::{Priority, Resource};
+use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::telemetry::flags;
@@ -61,6 +64,45 @@ impl Gateway {
         again
     }
 
+    /// Keeps a piece of the request's body for another try, up to the listener's buffer limit. A
+    /// request that is larger is sent once; if it waits for its next try, it is answered: false.
+    pub(super) fn keep_for_retry<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        span: Span,
+    ) -> bool {
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return false;
+        };
+        let limit = stream
+            .client_key()
+            .and_then(|client| self.conns.get_key(client))
+            .and_then(Conn::down)
+            .map_or(0, |down| down.listener.buffer_limit as usize);
+        let Some(replay) = &mut stream.replay else {
+            return true;
+        };
+        if replay.len() + span.len as usize <= limit {
+            replay.push(&mut core.chunks, core.arena.get(span));
+            return true;
+        }
+        replay.clear(&mut core.chunks);
+        stream.replay = None;
+        stream.retry = None;
+        let waits = stream.retry_at.is_some();
+        let cluster = stream
+            .cluster
+            .and_then(|id| self.snapshot.clusters.get(&id));
+        if let Some(cluster) = cluster {
+            self.stats.inc(cluster.stats.retry_or_shadow_abandoned);
+        }
+        if waits {
+            self.fail(core, key, LocalReply::RetryBufferExceeded);
+        }
+        !waits
+    }
+
     fn follow<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, decision: Decision) -> bool {
         let now = core.now();
         let Some(stream) = self.streams.0.get_key_mut(key) else {
@@ -104,6 +146,7 @@ impl Gateway {
                 };
                 stream.retry_permit = Some(permit);
                 stream.retry_at = Some(now + backoff_ms);
+                stream.try_started_ms = 0;
                 stream.response.done = false;
                 self.stats.inc(stats.upstream_rq_retry);
                 self.stats.inc(stats.upstream_rq_retry_backoff_exponential);
@@ -115,15 +158,26 @@ impl Gateway {
     }
 
     /// A try took too long: another one, or the client is told.
-    pub(super) fn try_timed_out<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+    pub(super) fn try_timed_out<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        limit: TryLimit,
+    ) {
         self.detach_upstream(core, key, moorgate_codecs::ResetReason::Cancel);
-        if self.try_again(core, key, UpstreamFailure::LocalReset) {
+        let Some(stream) = self.stream(key) else {
+            return;
+        };
+        let alt = stream.timeouts.alt_response;
+        if !stream.response.head_sent && self.try_again(core, key, UpstreamFailure::LocalReset) {
             return;
         }
-        let alt = self
-            .stream(key)
-            .is_some_and(|stream| stream.timeouts.alt_response);
-        self.fail(core, key, LocalReply::PerTryTimeout { alt });
+        let reply = match limit {
+            TryLimit::Time => LocalReply::PerTryTimeout { alt },
+            TryLimit::Idle => LocalReply::PerTryIdleTimeout,
+            TryLimit::Duration => LocalReply::UpstreamMaxDuration,
+        };
+        self.fail(core, key, reply);
     }
 
     /// A connection that had been used before may have been closed by the upstream while our request

@@ -11,6 +11,7 @@ use super::http::request_rules::{self, Connection};
 use super::http::response_rules;
 use super::http::retry::RetryState;
 use super::http::router_rules::{self, Timeouts};
+use super::reply::Source;
 use super::stream::Stream;
 use crate::engine::chunk::ByteQueue;
 use crate::engine::reactor::{Addr, Reactor};
@@ -32,7 +33,7 @@ impl Gateway {
             peer: &down.remote,
             local: &down.local,
             is_tls: false,
-            local_ip: None,
+            local_ip: self.local_ip,
         };
         let reactor = &mut core.reactor;
         let rules = &stream.http.rules;
@@ -123,8 +124,10 @@ impl Gateway {
         now: u64,
         buffer: &mut Vec<u8>,
     ) {
+        // The first try is told the whole, whatever it waited for its connection.
         let elapsed = match stream.times.request_end {
             0 => 0,
+            _ if stream.attempts == 1 => 0,
             end => now.saturating_sub(end),
         };
         let rules = &stream.http.rules;
@@ -142,7 +145,7 @@ impl Gateway {
         core: &mut Core<R>,
         key: Key,
         head: &mut Head,
-        from_upstream: bool,
+        source: Source,
     ) {
         let now = core.now();
         let date = self.clock.date(now);
@@ -151,16 +154,9 @@ impl Gateway {
             return;
         };
         let http = &stream.http;
-        if from_upstream {
-            let attempts = stream.route.as_ref().and_then(|route| {
-                route
-                    .host
-                    .include_attempt_count_in_response
-                    .then_some(stream.attempts)
-            });
+        if source == Source::Upstream {
             let took = now.saturating_sub(stream.times.upstream_start);
-            let buffer = &mut self.scratch.bytes;
-            response_rules::from_upstream(head, &http.rules, took, attempts, buffer);
+            response_rules::from_upstream(head, &http.rules, took, &mut self.scratch.bytes);
         }
         if let Some(route) = &stream.route
             && let Some(conn) = stream.client_key().and_then(|key| self.conns.get_key(key))
@@ -192,6 +188,13 @@ impl Gateway {
             let scratch = &mut self.scratch;
             http.routes
                 .finalize_response(route, weighted, head, request, &facts, scratch);
+            // After the route's operations: they cannot change it.
+            if source != Source::Manager
+                && route.host.include_attempt_count_in_response
+                && stream.attempts > 0
+            {
+                response_rules::set_attempt_count(head, stream.attempts, &mut scratch.bytes);
+            }
         }
         let id = stream
             .request_id

@@ -259,6 +259,17 @@ impl Stream {
         }
     }
 
+    /// When the time of the try that is under way began, ms: its connection was there and the request
+    /// had come in.
+    pub(super) fn try_since(&self) -> Option<u64> {
+        (self.try_under_way() && self.request.done)
+            .then(|| self.try_started_ms.max(self.times.request_end))
+    }
+
+    fn try_under_way(&self) -> bool {
+        self.try_started_ms > 0 && !self.response.done
+    }
+
     /// The earliest of this stream's deadlines; `u64::MAX` when there is none.
     pub(super) fn deadline(&self) -> u64 {
         let mut due = u64::MAX;
@@ -276,13 +287,49 @@ impl Stream {
         } else {
             at(self.started_ms, self.http.request_timeout_ms);
         }
-        if self.try_started_ms > 0 && !self.response.head_sent {
-            at(self.try_started_ms, self.timeouts.per_try_ms);
+        if let Some(since) = self.try_since() {
+            if !self.response.head_sent {
+                at(since, self.timeouts.per_try_ms);
+            }
+            at(since.max(self.active_ms), self.timeouts.per_try_idle_ms);
+        }
+        if self.try_under_way() {
+            at(self.try_started_ms, self.timeouts.max_stream_ms);
         }
         if let Some(retry_at) = self.retry_at {
             due = due.min(retry_at);
         }
         due
+    }
+}
+
+/// What a single try ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TryLimit {
+    /// No response within the timeout of a try.
+    Time,
+    /// Nothing came for its idle timeout.
+    Idle,
+    /// The upstream's stream lived as long as it may.
+    Duration,
+}
+
+impl Stream {
+    /// The limit of the try under way that has passed.
+    pub(super) fn try_limit_passed(&self, now: u64) -> Option<TryLimit> {
+        let passed = |since: u64, timeout: u64| timeout > 0 && since + timeout <= now;
+        let timeouts = &self.timeouts;
+        if self.try_under_way() && passed(self.try_started_ms, timeouts.max_stream_ms) {
+            return Some(TryLimit::Duration);
+        }
+        let since = self.try_since()?;
+        if !self.response.head_sent && passed(since, timeouts.per_try_ms) {
+            Some(TryLimit::Time)
+        } else if passed(since.max(self.active_ms), timeouts.per_try_idle_ms) {
+            Some(TryLimit::Idle)
+        } else {
+            None
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Facts {
     /// Bytes from the client and to it, of the time before it was last parked.
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// The client's address and ours, for a log: the socket cannot be asked when it is gone.
+    pub(super) addresses: Option<Box<(Addr, Addr)>>,
     /// The upgraded request, for its access log.
     pub(super) stream: Option<Box<super::stream::Stream>>,
 }
@@ -448,7 +450,6 @@ impl Gateway {
             return;
         };
         let (rx, tx) = (conn.rx, conn.tx);
-        let sock = conn.sock;
         let Role::Tunnel(end) = &mut conn.role else {
             return;
         };
@@ -464,9 +465,7 @@ impl Gateway {
                 self.stats.add(tcp.stats.downstream_cx_tx_bytes_total, tx);
                 if !tcp.access_logs.is_empty() {
                     let tcp = Arc::clone(tcp);
-                    let peer = core.reactor.peer_addr(sock).ok();
-                    let local = core.reactor.local_addr(sock).ok();
-                    self.log_session(&tcp, &facts, endpoint.as_deref(), (peer, local), now);
+                    self.log_session(&tcp, &facts, endpoint.as_deref(), now);
                 }
             }
             Origin::Upgrade(http) => {
@@ -512,6 +511,7 @@ impl Gateway {
         listener: &Arc<Listener>,
         chain: u32,
         tcp: &Arc<TcpProxy>,
+        addresses: Option<(Addr, Addr)>,
         now: u64,
     ) -> Role {
         let facts = Facts {
@@ -524,6 +524,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            addresses: addresses.map(Box::new),
             stream: None,
         };
         Role::Tunnel(Box::new(End {

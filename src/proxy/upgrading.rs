@@ -75,6 +75,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            addresses: None,
             stream: Some(stream),
         };
         let end = End {

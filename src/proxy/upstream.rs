@@ -327,6 +327,19 @@ impl Gateway {
 
     /// An upstream connection ended: its streams are told, then it is closed.
     pub(super) fn upstream_gone<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {
+        self.upstream_ended(core, key, reset, ResetReason::Disconnected);
+    }
+
+    /// The same for a reason that its streams are to know.
+    pub(super) fn upstream_ended<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        reset: bool,
+        reason: ResetReason,
+    ) {
+        // An answer that was begun is one, even where its head never came to its end.
+        let answered = self.conn(key).is_some_and(|conn| !conn.rest.is_empty());
         let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) else {
             return;
         };
@@ -345,10 +358,10 @@ impl Gateway {
         for stream in streams.keys() {
             if let Some(found) = self.stream_mut(stream) {
                 found.upstream = None;
-                found.on_used_connection = !fresh;
+                found.on_used_connection = !fresh && !answered;
             }
             self.uncount_upstream(stream);
-            self.upstream_reset_uncounted(core, stream, ResetReason::Disconnected);
+            self.upstream_reset_uncounted(core, stream, reason);
         }
     }
 

@@ -311,6 +311,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            addresses: None,
             stream: None,
         }))
     }

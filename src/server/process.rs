@@ -1,10 +1,11 @@
 //! The process: from options to workers, through reloads, to the end.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use super::cli::{DrainStrategy, Mode, Options};
+use super::cli::{DrainStrategy, IpVersion, Mode, Options};
 use super::control::{ControlLoop, Handle};
 use super::dump::Dump;
 use super::facts::{ServerFacts, StatsFlush};
@@ -333,6 +334,7 @@ fn spawn(
                 ..Tuning::default()
             },
             hostname: hostname(),
+            local_ip: Some(local_ip(process.options.local_address_ip_version)),
         };
         let handle = handle.clone();
         let cpus = cpus.clone();
@@ -360,4 +362,26 @@ fn spawn(
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
+}
+
+/// The address by which others know this machine: the first of the version that is not of the
+/// loopback, else the loopback's own.
+fn local_ip(version: IpVersion) -> IpAddr {
+    let loopback = match version {
+        IpVersion::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpVersion::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return loopback;
+    };
+    interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            match version {
+                IpVersion::V4 => Some(IpAddr::V4(address.as_sockaddr_in()?.ip())),
+                IpVersion::V6 => Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())),
+            }
+        })
+        .find(|address| !address.is_loopback())
+        .unwrap_or(loopback)
 }

@@ -1,6 +1,8 @@
 //! Response flags: why a stream or connection did not end as it should have, as Envoy names it.
 //!
-//! A set of flags is a `u64` of these bits. Bits are in the order in which Envoy prints them.
+//! A set of flags is a `u64` of these bits. Bits are in the order in which they
+//! are printed: Envoy prints them as they were set, and retries run out before what ended the last one
+//! is noted.
 
 macro_rules! flags {
     ($($(#[$doc:meta])* $name:ident $short:literal $long:literal;)*) => {
@@ -18,6 +20,8 @@ macro_rules! flags {
 }
 
 flags! {
+    /// Out of retries, or of attempts to connect.
+    RETRY_LIMIT "URX" "UpstreamRetryLimitExceeded";
     /// The local service failed a health check.
     LOCAL_HEALTH_CHECK "LH" "FailedLocalHealthCheck";
     /// No healthy host in the cluster.
@@ -48,8 +52,6 @@ flags! {
     RATE_LIMIT_ERROR "RLSE" "RateLimitServiceError";
     /// The downstream connection ended under the stream.
     DOWNSTREAM_TERMINATION "DC" "DownstreamConnectionTermination";
-    /// Out of retries, or of attempts to connect.
-    RETRY_LIMIT "URX" "UpstreamRetryLimitExceeded";
     /// Nothing moved for the stream idle timeout.
     STREAM_IDLE "SI" "StreamIdleTimeout";
     /// An `x-envoy-*` request header had an invalid value.
@@ -98,7 +100,7 @@ mod tests {
             all | bit
         });
         assert_eq!(all.count_ones() as usize, NAMES.len());
-        assert_eq!(LOCAL_HEALTH_CHECK, 1);
+        assert_eq!(RETRY_LIMIT, 1);
         assert_eq!(by_short_name("UAEX"), Some(UNAUTHORIZED));
         assert_eq!(by_short_name("uaex"), None);
     }

@@ -30,6 +30,7 @@ class Gateway:
     def __init__(self, scratch, config="gateway.yaml", binary=None, **values):
         binary = binary or moorgate_binary()
         text = (CONFIGS / config).read_text()
+        values.setdefault("log", "/dev/null")
         names = {
             match["braced"] for match in string.Template.pattern.finditer(text) if match["braced"]
         }
@@ -37,7 +38,8 @@ class Gateway:
         name = f"{Path(binary).name}-{len(scratch.children)}"
         path = scratch.path / f"{name}.yaml"
         path.write_text(string.Template(text).substitute(self._values))
-        argv = [binary, "-c", path, "--concurrency", "2", "--disable-hot-restart", "-l", "error"]
+        argv = [binary, "-c", path, "--concurrency", "2", "--disable-hot-restart", "-l", "error",
+                "--file-flush-interval-msec", "20"]
         self.child = scratch.start(name, argv, self._values["http"])
 
     def port(self, name="http"):

@@ -169,6 +169,10 @@ class _Connection:
         elif kind == "slow":
             time.sleep(int(argument) / 1000)
             self.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow")
+        elif kind == "stall":
+            self.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nand then")
+            time.sleep(1.5)
+            return False
         elif kind == "reset":
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
@@ -217,6 +221,8 @@ MALFORMED = {
     "bad-length": "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
     "bad-chunk": "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
     "nul-in-header": "HTTP/1.1 200 OK\r\nx-a: a\0b\r\ncontent-length: 0\r\n\r\n",
+    "cut-head": "HTTP/1.1 200 OK\r\ncontent-len",
+    "cut-chunk": "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
     "huge-header": "HTTP/1.1 200 OK\r\nx-a: " + "a" * 200_000 + "\r\ncontent-length: 0\r\n\r\n",
 }
 

@@ -237,7 +237,8 @@ impl Client {
                     Sending::Length(length)
                 }
                 None if end => {
-                    if matches!(method, b"POST" | b"PUT" | b"PATCH") {
+                    // With any other method a server may wait for a body (RFC 9110 section 8.6).
+                    if !matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE") {
                         writer.content_length(0);
                     }
                     Sending::Done
@@ -337,7 +338,11 @@ impl Codec for Client {
         self.abort();
         events.list.push(Event::Reset {
             stream,
-            reason: ResetReason::Disconnected,
+            reason: match cut_short {
+                // Part of a response is a breach of protocol; none at all is not.
+                Some(_) => ResetReason::Protocol,
+                None => ResetReason::Disconnected,
+            },
         });
         cut_short.map(|detail| ProtocolError {
             stream: Some(stream),

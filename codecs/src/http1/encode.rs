@@ -255,7 +255,8 @@ fn hexadecimal(number: u64, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The reason phrase of a status (RFC 9110 section 15 and the IANA registry); empty when unknown.
+/// The reason phrase of a status (RFC 9110 section 15 and the IANA registry), or what Envoy calls the
+/// others.
 pub(super) fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
@@ -319,7 +320,8 @@ pub(super) fn reason(status: u16) -> &'static str {
         508 => "Loop Detected",
         510 => "Not Extended",
         511 => "Network Authentication Required",
-        _ => "",
+        599 => "Last Unassigned Server Error Code",
+        _ => "Unknown",
     }
 }
 

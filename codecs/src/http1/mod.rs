@@ -64,6 +64,8 @@ pub struct Settings {
     pub accept_http_10: bool,
     /// Authority given to an HTTP/1.0 request without host.
     pub default_host_for_http_10: Option<String>,
+    /// Accept methods beyond the registered ones (Envoy: allow_custom_methods).
+    pub custom_methods: bool,
     /// Accept absolute-form targets (Envoy: allow_absolute_url, default true).
     pub allow_absolute_url: bool,
     /// Forward trailers; otherwise they are read and dropped (Envoy: enable_trailers).
@@ -85,6 +87,7 @@ impl Default for Settings {
             max_fields: 100,
             accept_http_10: false,
             default_host_for_http_10: None,
+            custom_methods: false,
             allow_absolute_url: true,
             enable_trailers: false,
             upgrades: Vec::new(),

@@ -3,7 +3,7 @@
 //! Everything that could be read in two ways is refused here, before any of it is forwarded.
 
 use super::body::Body;
-use super::chars::{is_authority, is_authority_with_port, is_target};
+use super::chars::{is_authority, is_authority_with_port, is_method, is_target};
 use super::fields::{self, with_slots};
 use super::{Refusal, Settings};
 use crate::head::{Head, HeadKind, Version};
@@ -25,6 +25,18 @@ pub(super) struct Asked {
     pub(super) head: bool,
     pub(super) connect: bool,
     pub(super) upgrade: bool,
+}
+
+/// The start line names an HTTP version of the right form that is neither 1.0 nor 1.1.
+fn other_version(section: &[u8]) -> bool {
+    let line = section.split(|byte| *byte == b'\r').next();
+    let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+    match (words.nth(2), words.next()) {
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None) => {
+            major.is_ascii_digit() && minor.is_ascii_digit()
+        }
+        _ => false,
+    }
 }
 
 fn version(minor: Option<u8>, head: &mut Head) -> bool {
@@ -49,12 +61,18 @@ pub(super) fn request(
         match request.parse_with_uninit_headers(section, slots) {
             Ok(httparse::Status::Complete(length)) if length == section.len() => {}
             Ok(_) => return Err(Refusal::new(400, "http1.invalid_line_end")),
+            Err(httparse::Error::Version) if !settings.accept_http_10 && other_version(section) => {
+                return Err(Refusal::new(426, "low_version"));
+            }
             Err(error) => return Err(fields::refusal(error)),
         }
         let method = request.method.unwrap_or_default().as_bytes();
         let target = request.path.unwrap_or_default().as_bytes();
         head.kind = HeadKind::Request;
         let http10 = version(request.version, head);
+        if !settings.custom_methods && !is_method(method) {
+            return Err(Refusal::new(400, "http1.invalid_method"));
+        }
         head.set_method(method);
         let mut control = fields::take(request.headers, head)?;
         let is_connect = method == b"CONNECT";
@@ -123,6 +141,14 @@ fn set_target(
         None => return Err(Refusal::new(400, "missing_host_header")),
     };
     if !is_target(target) {
+        let part = target
+            .split(|byte| *byte == b'#')
+            .next()
+            .unwrap_or_default();
+        if part.len() < target.len() && is_target(part) {
+            // A fragment is the client's own; Envoy gives this refusal the same name.
+            return Err(Refusal::new(400, "path_normalization_failed"));
+        }
         return Err(invalid_url);
     }
     let authority = if method == b"CONNECT" {
@@ -139,6 +165,10 @@ fn set_target(
             return Err(invalid_url);
         }
         let (scheme, authority, path) = absolute(target).ok_or(invalid_url)?;
+        if scheme == b"https" {
+            // Nobody encrypted it on its way here.
+            return Err(Refusal::new(403, "http1.https_url_on_plaintext_connection"));
+        }
         head.set_scheme(scheme);
         match path {
             // "OPTIONS http://host" is about the server, not about its root (section 3.2.4).

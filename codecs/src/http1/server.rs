@@ -141,7 +141,11 @@ impl Server {
         }
         self.phase = Phase::Closed;
         self.flags.close = true;
-        let error = refusal.of(self.stream);
+        let mut error = refusal.of(self.stream);
+        if self.streams() == 0 {
+            // It has its answer; only what followed the head is broken.
+            error.stream = None;
+        }
         self.consumed(bytes, Why::Closed(Some(error)), false)
     }
 
@@ -192,7 +196,9 @@ impl Server {
             }
             Err(refusal) => {
                 // A response to HEAD has no body, whatever is wrong with the request.
-                self.flags.http10 = head.version == crate::head::Version::Http10;
+                // Whoever may not speak 1.0 is told so in 1.1.
+                self.flags.http10 =
+                    self.settings.accept_http_10 && head.version == crate::head::Version::Http10;
                 self.flags.head = head.method() == b"HEAD";
                 self.flags.connect = false;
                 self.flags.upgrade = false;
@@ -499,6 +505,21 @@ impl Codec for Server {
 
     fn go_away(&mut self, _out: &mut Out) {
         self.flags.close = true;
+    }
+
+    fn abandon_head(&mut self) -> Option<StreamId> {
+        if self.phase != Phase::Head || !self.partial {
+            return None;
+        }
+        self.stream = self.stream.wrapping_add(1);
+        self.sending = Sending::Head;
+        self.flags = Flags {
+            close: true,
+            ..Flags::default()
+        };
+        self.phase = Phase::Closed;
+        self.partial = false;
+        Some(self.stream)
     }
 
     fn mid_message(&self) -> bool {

@@ -144,6 +144,7 @@ fn settings(
         max_fields: upstream::max_fields(common, &path.field("common_http_protocol_options"))?,
         accept_http_10: http1.accept_http_10,
         default_host_for_http_10: (!default_host.is_empty()).then(|| default_host.to_owned()),
+        custom_methods: http1.allow_custom_methods,
         allow_absolute_url: http1.allow_absolute_url.unwrap_or(true),
         enable_trailers: http1.enable_trailers,
         upgrades: tokens,

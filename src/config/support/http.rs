@@ -146,6 +146,7 @@ pub(super) static TABLES: &[Support] = &[
             ("header_key_format", Yes),
             ("enable_trailers", Yes),
             ("override_stream_error_on_invalid_http_message", Yes),
+            ("allow_custom_methods", Yes),
             ("allow_chunked_length", Off),
             ("send_fully_qualified_url", Off),
             ("use_balsa_parser", Ignored),

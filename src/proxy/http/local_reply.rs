@@ -63,10 +63,16 @@ impl UpstreamFailure {
         }
     }
 
-    fn details(self) -> &'static str {
+    /// `%RESPONSE_CODE_DETAILS%`: before or after the response had begun.
+    #[must_use]
+    pub fn details(self, started: bool) -> &'static str {
         macro_rules! details {
             ($reason:literal) => {
-                concat!("upstream_reset_before_response_started{", $reason, "}")
+                if started {
+                    concat!("upstream_reset_after_response_started{", $reason, "}")
+                } else {
+                    concat!("upstream_reset_before_response_started{", $reason, "}")
+                }
             };
         }
         match self {
@@ -131,6 +137,9 @@ pub enum LocalReply {
     ResponseTooLarge,
     /// The memory budget is used up.
     Overload,
+    /// The rest of the body came while the request waited for its next try, and is too large to be
+    /// kept for it.
+    RetryBufferExceeded,
 }
 
 impl LocalReply {
@@ -161,6 +170,7 @@ impl LocalReply {
             Self::RequestHeadersTimeout => 408,
             Self::PayloadTooLarge => 413,
             Self::ResponseTooLarge => 500,
+            Self::RetryBufferExceeded => 507,
         }
     }
 
@@ -169,7 +179,8 @@ impl LocalReply {
     pub fn body(self) -> [&'static str; 3] {
         let whole = match self {
             Self::Codec {
-                detail: "missing_host_header",
+                detail:
+                    "missing_host_header" | "path_normalization_failed" | "query_missing_content_type",
                 ..
             } => "",
             Self::Codec { status, .. } => reason_phrase(status),
@@ -197,6 +208,7 @@ impl LocalReply {
             Self::PayloadTooLarge => "Payload Too Large",
             Self::ResponseTooLarge => "Internal Server Error",
             Self::Overload => "envoy overloaded",
+            Self::RetryBufferExceeded => "exceeded request buffer limit while retrying upstream",
             _ => "",
         };
         [whole, "", ""]
@@ -214,7 +226,7 @@ impl LocalReply {
             Self::NoCluster { .. } => "cluster_not_found",
             Self::UpgradeRefused => "upgrade_failed",
             Self::NoHealthyUpstream => "no_healthy_upstream",
-            Self::Upstream { failure, .. } => failure.details(),
+            Self::Upstream { failure, .. } => failure.details(false),
             Self::UpstreamTimeout { .. } => "response_timeout",
             Self::PerTryTimeout { .. } => "upstream_per_try_timeout",
             Self::PerTryIdleTimeout => "upstream_per_try_idle_timeout",
@@ -226,6 +238,7 @@ impl LocalReply {
             Self::PayloadTooLarge => "request_payload_too_large",
             Self::ResponseTooLarge => "response_payload_too_large",
             Self::Overload => "overload",
+            Self::RetryBufferExceeded => "request_payload_exceeded_retry_buffer_limit",
         }
     }
 
@@ -237,12 +250,29 @@ impl LocalReply {
         matches!(self, Self::Codec { .. } | Self::UpgradeRefused) || self.status() == 400
     }
 
+    /// The router gives it: what the route says of response headers holds for it.
+    #[must_use]
+    pub fn by_router(self) -> bool {
+        matches!(
+            self,
+            Self::NoCluster { .. }
+                | Self::NoHealthyUpstream
+                | Self::Upstream { .. }
+                | Self::UpstreamTimeout { .. }
+                | Self::PerTryTimeout { .. }
+                | Self::PerTryIdleTimeout
+                | Self::UpstreamMaxDuration
+                | Self::RetryBufferExceeded
+        )
+    }
+
     /// Response flags (see [`flags`]).
     #[must_use]
     pub fn flags(self) -> u64 {
         match self {
             Self::Codec {
-                detail: "missing_host_header",
+                detail:
+                    "missing_host_header" | "path_normalization_failed" | "query_missing_content_type",
                 ..
             } => 0,
             Self::Codec { .. } => flags::DOWNSTREAM_PROTOCOL_ERROR,
@@ -265,7 +295,8 @@ impl LocalReply {
             | Self::RequestHeadersTimeout
             | Self::MaxDuration { .. }
             | Self::PayloadTooLarge
-            | Self::ResponseTooLarge => 0,
+            | Self::ResponseTooLarge
+            | Self::RetryBufferExceeded => 0,
         }
     }
 
@@ -300,6 +331,7 @@ impl LocalReply {
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        403 => "Forbidden",
         408 => "Request Timeout",
         413 => "Payload Too Large",
         414 => "URI Too Long",

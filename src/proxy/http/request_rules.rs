@@ -103,6 +103,13 @@ pub fn prepare(
     random: impl FnMut() -> u64,
     buffer: &mut Vec<u8>,
 ) -> Result<Prepared, LocalReply> {
+    if head.method() == b"QUERY" && head.get(b"content-type").is_none() {
+        // The query is its content, which means nothing without a type.
+        return Err(LocalReply::Codec {
+            status: 400,
+            detail: "query_missing_content_type",
+        });
+    }
     underscores(head, rules)?;
     judge_target(head, rules, buffer)?;
     normalize_authority(head, rules, connection.local_port(), buffer);

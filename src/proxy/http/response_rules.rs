@@ -1,8 +1,8 @@
 //! What router and connection manager do to a response head before the client gets it.
 //!
-//! The order is the order of Envoy's output: the router's own fields, then the route's operations
-//! (see [`RouteTable::finalize_response`](crate::route::RouteTable::finalize_response)), then what
-//! every response gets.
+//! The order is the order of Envoy's output: the router's own field, then the route's operations
+//! (see [`RouteTable::finalize_response`](crate::route::RouteTable::finalize_response)), the number of
+//! tries, then what every response gets.
 
 use moorgate_codecs::Head;
 
@@ -10,22 +10,12 @@ use super::client_address::join;
 use crate::proxy::config::{Rules, ServerHeader};
 use crate::text::{HTTP_DATE_LEN, push_decimal};
 
-/// The router's fields on an upstream's response: how long it took, and how many tries if the
-/// virtual host says so. `buffer` is overwritten.
-pub fn from_upstream(
-    head: &mut Head,
-    rules: &Rules,
-    service_time_ms: u64,
-    attempts: Option<u32>,
-    buffer: &mut Vec<u8>,
-) {
+/// The router's field on an upstream's response: how long it took. `buffer` is overwritten.
+pub fn from_upstream(head: &mut Head, rules: &Rules, service_time_ms: u64, buffer: &mut Vec<u8>) {
     if !rules.suppress_envoy_headers {
         buffer.clear();
         push_decimal(buffer, service_time_ms);
         head.set(b"x-envoy-upstream-service-time", buffer);
-    }
-    if let Some(attempts) = attempts {
-        set_attempt_count(head, attempts, buffer);
     }
 }
 
@@ -153,7 +143,8 @@ mod tests {
     fn router_fields() {
         let mut head = Head::new();
         head.push(b"x-envoy-upstream-service-time", b"9");
-        from_upstream(&mut head, &Rules::default(), 12, Some(2), &mut Vec::new());
+        from_upstream(&mut head, &Rules::default(), 12, &mut Vec::new());
+        set_attempt_count(&mut head, 2, &mut Vec::new());
         assert_eq!(
             text(&head),
             "x-envoy-upstream-service-time=12 x-envoy-attempt-count=2"
@@ -163,7 +154,7 @@ mod tests {
             ..Rules::default()
         };
         let mut head = Head::new();
-        from_upstream(&mut head, &quiet, 12, None, &mut Vec::new());
+        from_upstream(&mut head, &quiet, 12, &mut Vec::new());
         assert!(head.is_empty());
     }
 }

@@ -116,12 +116,13 @@ impl RetryState {
         }
     }
 
-    /// Hosts that were tried are to be avoided (the previous_hosts predicate).
+    /// How often another host is asked for when one comes up that was tried (the previous_hosts
+    /// predicate); 0 when it does not matter.
     #[must_use]
-    pub fn avoids_hosts(&self) -> bool {
+    pub fn host_attempts(&self) -> u32 {
         self.policy
             .as_ref()
-            .is_some_and(|policy| policy.avoid_previous_hosts > 0)
+            .map_or(0, |policy| policy.avoid_previous_hosts)
     }
 
     /// Decides on an outcome. `random` spreads the back-off, which is fully jittered: anywhere

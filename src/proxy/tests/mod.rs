@@ -283,6 +283,7 @@ impl Bed {
                     engine_stats,
                     tuning,
                     hostname: "test".to_owned(),
+                    local_ip: None,
                 };
                 let mut gateway = Gateway::new(parts, core.now());
                 gateway

@@ -301,6 +301,8 @@ fn lookup<'a>(head: &'a Head, name: &str) -> Option<&'a [u8]> {
     let present = |value: &'a [u8]| (!value.is_empty()).then_some(value);
     match name {
         ":method" => present(head.method()),
+        // A CONNECT has none (RFC 9110 section 9.3.6).
+        ":path" if head.method() == b"CONNECT" => None,
         ":path" => present(head.path()),
         ":authority" => present(head.authority()),
         ":scheme" => present(head.scheme()),

@@ -128,10 +128,10 @@ fn operators_give_their_facts() {
         ("%REQ(nope):4%", "-"),
         ("%RESP(:status)%", "200"),
         ("%TRAILER(grpc-status)%", "-"),
-        ("%RESPONSE_FLAGS%", "UF,URX"),
+        ("%RESPONSE_FLAGS%", "URX,UF"),
         (
             "%RESPONSE_FLAGS_LONG%",
-            "UpstreamConnectionFailure,UpstreamRetryLimitExceeded",
+            "UpstreamRetryLimitExceeded,UpstreamConnectionFailure",
         ),
         ("%RESPONSE_CODE_DETAILS%", "via_upstream"),
         ("%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via upstream"),

@@ -69,6 +69,8 @@ fn cut_short() {
     let eof = |bytes: &[u8]| receive(&request("GET", "/"), bytes, true);
     let reset = "Reset { stream: 1, reason: Disconnected }";
     assert_eq!(eof(b""), [reset, "open"]);
+    // What was begun and not ended breaks the protocol.
+    let reset = "Reset { stream: 1, reason: Protocol }";
     assert_eq!(
         eof(b"HTTP/1.1 20"),
         [reset, "refused 502 http1.truncated_head on 1", "open"]

@@ -108,7 +108,15 @@ fn targets() {
         line("GET http://Other:81/x?y HTTP/1.1"),
         "1 GET http://Other:81/x?y end"
     );
-    assert_eq!(line("GET HTTPS://o HTTP/1.1"), "1 GET https://o/ end");
+    assert_eq!(
+        line("GET HTTPS://o HTTP/1.1"),
+        "refused 403 http1.https_url_on_plaintext_connection on 1"
+    );
+    assert_eq!(line("GET HTTP://o HTTP/1.1"), "1 GET http://o/ end");
+    for fragment in ["GET /a#b HTTP/1.1", "GET http://o#b HTTP/1.1"] {
+        let refused = "refused 400 path_normalization_failed on 1";
+        assert_eq!(line(fragment), refused, "{fragment}");
+    }
     assert_eq!(line("GET http://o?q HTTP/1.1"), "1 GET http://o/?q end");
     assert_eq!(line("OPTIONS http://o HTTP/1.1"), "1 OPTIONS http://o* end");
     for bad in [
@@ -119,8 +127,6 @@ fn targets() {
         "GET http://u@o/ HTTP/1.1",
         "GET http://o:x/ HTTP/1.1",
         "GET ftp://o/ HTTP/1.1",
-        "GET /a#b HTTP/1.1",
-        "GET http://o#b HTTP/1.1",
         "GET /\u{e9} HTTP/1.1",
         "CONNECT /x HTTP/1.1",
         "CONNECT o HTTP/1.1",
@@ -324,7 +330,7 @@ fn response_framing() {
     }
     assert_eq!(
         send("GET", &response(299), None),
-        "HTTP/1.1 299 \r\ncontent-length: 0\r\n\r\n"
+        "HTTP/1.1 299 Unknown\r\ncontent-length: 0\r\n\r\n"
     );
 }
 
@@ -462,6 +468,52 @@ fn end_of_input() {
     assert!(wire.codec.finished());
     let out = wire.take_out(b"");
     assert_eq!(String::from_utf8_lossy(&out).matches("200 OK").count(), 2);
+}
+
+#[test]
+fn methods_and_versions_by_setting() {
+    let plain = Arc::new(Settings::default());
+    let custom = Arc::new(Settings {
+        custom_methods: true,
+        ..Settings::default()
+    });
+    let first = |settings: &Arc<Settings>, line: &str| {
+        let (log, _) = serve(settings, format!("{line}\r\nhost: h\r\n\r\n").as_bytes());
+        log.into_iter().next().unwrap_or_default()
+    };
+    let refused = "refused 400 http1.invalid_method on 1";
+    assert_eq!(first(&plain, "BREW / HTTP/1.1"), refused);
+    assert_eq!(first(&plain, "get / HTTP/1.1"), refused);
+    assert_eq!(first(&custom, "BREW / HTTP/1.1"), "1 BREW h/ end");
+    for line in ["GET / HTTP/1.2", "GET / HTTP/2.0", "GET / HTTP/1.0"] {
+        let refused = "refused 426 low_version on 1";
+        assert_eq!(first(&plain, line), refused, "{line}");
+    }
+    let refused = "refused 400 http1.invalid_version on 1";
+    assert_eq!(
+        first(&plain, "GET / HTTP/1.10"),
+        "refused 400 http1.invalid_line_end on 1"
+    );
+    assert_eq!(first(&plain, "GET / HTTP/x.1"), refused);
+    assert_eq!(first(&settings(), "GET / HTTP/1.2"), refused);
+}
+
+#[test]
+fn a_head_that_is_given_up_can_be_answered() {
+    let mut wire = Wire::new(Server::new(settings()));
+    assert_eq!(wire.codec.abandon_head(), None);
+    wire.feed(b"HEAD / HTTP/1.1\r\nho");
+    let stream = wire.codec.abandon_head().expect("a head was begun");
+    let mut late = response(408);
+    late.content_length = Some(0);
+    let sent = wire.codec.send_head(stream, &late, true, &mut wire.out);
+    assert_eq!(sent, Ok(()));
+    assert_eq!(
+        String::from_utf8_lossy(&wire.take_out(b"")),
+        "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    assert!(wire.codec.finished());
+    assert_eq!(wire.codec.abandon_head(), None);
 }
 
 #[test]

@@ -150,8 +150,7 @@ fn table() -> String {
          obs-fold, drops bare CR, takes several spaces and tabs in the request line, HTTP/1.2, chunked in\n\
          HTTP/1.0, NUL in and spaces after chunk sizes, data beyond a chunk's size (skipped), two hosts\n\
          (joined by a comma), empty hosts, hosts with a user or a port that is no number, absolute targets\n\
-         without host, and a 101 nobody asked for. It is stricter with methods (registered ones only) and\n\
-         with a host named by connection (400).\n",
+         without host, and a 101 nobody asked for. It is stricter with a host named by connection (400).\n",
     );
     let mut last = "";
     let rows = REQUESTS
