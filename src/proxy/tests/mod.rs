@@ -1,6 +1,7 @@
 //! What the tests of the proxy share: configurations made in plain Rust, and workers to run them.
 
 mod limits;
+mod peers;
 mod sim;
 mod smoke;
 

@@ -184,6 +184,12 @@ impl SimWorld {
         self.lock().sets[worker].registered().map(Sock).collect()
     }
 
+    /// A number made of every call and event so far: equal for two runs that were the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.lock().digest()
+    }
+
     /// The last calls and events, a line each.
     #[must_use]
     pub fn trace(&self) -> String {

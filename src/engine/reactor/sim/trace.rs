@@ -33,6 +33,8 @@ impl fmt::Display for Entry {
 pub(super) struct Trace {
     entries: VecDeque<Entry>,
     limit: usize,
+    /// Of every entry there was, also of those no longer kept: two runs with the same are the same.
+    digest: u64,
 }
 
 impl Trace {
@@ -40,10 +42,22 @@ impl Trace {
         Self {
             entries: VecDeque::new(),
             limit,
+            digest: 0,
         }
     }
 
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
     pub(super) fn push(&mut self, entry: Entry) {
+        let worker = entry.worker.map_or(u64::MAX, u64::from);
+        let sock = u64::from(entry.sock.cast_unsigned());
+        let value = entry.value.cast_unsigned();
+        for part in [entry.at_us, worker, entry.what.len() as u64, sock, value] {
+            let mixed = (self.digest ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.digest = mixed ^ (mixed >> 32);
+        }
         if self.limit == 0 {
             return;
         }

@@ -248,6 +248,10 @@ impl World {
         });
     }
 
+    pub(super) fn digest(&self) -> u64 {
+        self.trace.digest()
+    }
+
     pub(super) fn trace(&self) -> String {
         self.trace.format()
     }

@@ -2,18 +2,17 @@
 
 use std::io::ErrorKind;
 
-use super::message::content;
-use super::{Actor, World};
+use super::message::{belong, content};
+use super::{Actor, Listener, Peer, World};
 use crate::engine::reactor::Addr;
 use crate::engine::reactor::random::Random;
-use crate::engine::reactor::sim::{SimListener, SimPeer};
 
 /// Bytes of the preface: number, bytes to send, bytes to get, and who ends first.
 const PREFACE: usize = 25;
 
 /// One end: sends what it should and its FIN, and checks what comes until the other's FIN.
 struct End {
-    peer: Option<SimPeer>,
+    peer: Option<Peer>,
     /// Starts with the preface on a client.
     sends: Vec<u8>,
     sent: usize,
@@ -21,12 +20,14 @@ struct End {
     ends_last: bool,
     shut: bool,
     got: Vec<u8>,
+    /// Bytes of those that were looked at.
+    judged: usize,
     eof: bool,
     failed: bool,
 }
 
 impl End {
-    fn new(peer: Option<SimPeer>) -> Self {
+    fn new(peer: Option<Peer>) -> Self {
         Self {
             peer,
             sends: Vec::new(),
@@ -34,6 +35,7 @@ impl End {
             ends_last: false,
             shut: false,
             got: Vec::new(),
+            judged: 0,
             eof: false,
             failed: false,
         }
@@ -84,7 +86,7 @@ impl End {
 }
 
 /// A client of a TCP listener.
-pub(super) struct TcpClient {
+pub(in crate::proxy::tests) struct TcpClient {
     addr: Addr,
     end: End,
     id: u64,
@@ -96,7 +98,13 @@ pub(super) struct TcpClient {
 }
 
 impl TcpClient {
-    pub(super) fn new(addr: Addr, random: &mut Random, id: u64, most: usize, strict: bool) -> Self {
+    pub(in crate::proxy::tests) fn new(
+        addr: Addr,
+        random: &mut Random,
+        id: u64,
+        most: usize,
+        strict: bool,
+    ) -> Self {
         let sends = random.below(most as u64) as usize;
         let gets = random.below(most as u64) as usize;
         let ends_last = random.chance(400);
@@ -128,7 +136,7 @@ impl Actor for TcpClient {
             return Ok(false);
         }
         if self.end.peer.is_none() {
-            self.end.peer = world.sim.connect_client(&self.addr).ok();
+            self.end.peer = world.connect(&self.addr);
             return Ok(true);
         }
         if random.chance(20) {
@@ -136,7 +144,7 @@ impl Actor for TcpClient {
         }
         self.strict &= !world.lenient();
         let moved = self.end.step(random, true);
-        if self.end.got != content(!self.id, 0, self.end.got.len()) {
+        if !belong(!self.id, &self.end.got, &mut self.end.judged) {
             return Err(format!("tcp {}: other bytes", self.id));
         }
         if let Some(after) = self.abort_after
@@ -185,14 +193,14 @@ impl Actor for TcpClient {
 }
 
 /// The TCP upstream.
-pub(super) struct TcpServer {
-    listener: SimListener,
+pub(in crate::proxy::tests) struct TcpServer {
+    listener: Listener,
     ends: Vec<(End, bool)>,
     strict: bool,
 }
 
 impl TcpServer {
-    pub(super) fn new(listener: SimListener, strict: bool) -> Self {
+    pub(in crate::proxy::tests) fn new(listener: Listener, strict: bool) -> Self {
         Self {
             listener,
             ends: Vec::new(),
@@ -224,7 +232,7 @@ impl Actor for TcpServer {
             if *known {
                 let id = number(&end.got[..8]);
                 let bytes = &end.got[PREFACE..];
-                if bytes != content(id, 0, bytes.len()) {
+                if !belong(id, bytes, &mut end.judged) {
                     return Err(format!("tcp {id}: other bytes upstream"));
                 }
                 if bytes.len() > number(&end.got[8..16]) as usize {

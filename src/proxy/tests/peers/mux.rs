@@ -10,23 +10,22 @@ use moorgate_codecs::{
     Codec, Compact, Event, Events, Head, HeadKind, Out, ResetReason, StreamId, Why,
 };
 
-use super::message::content;
+use super::message::{belong, content};
 use super::script::{Answer, Script};
-use super::{Actor, World};
+use super::{Actor, Listener, Peer, World};
 use crate::cluster::CodecFactory;
 use crate::engine::reactor::Addr;
 use crate::engine::reactor::random::Random;
-use crate::engine::reactor::sim::{SimListener, SimPeer};
 
 /// Makes the protocol's codecs for the gateway.
 #[derive(Debug)]
-pub(super) struct Factory {
+pub(in crate::proxy::tests) struct Factory {
     role: Role,
     settings: Settings,
 }
 
 impl Factory {
-    pub(super) fn shared(role: Role, window: u32) -> Arc<dyn CodecFactory> {
+    pub(in crate::proxy::tests) fn shared(role: Role, window: u32) -> Arc<dyn CodecFactory> {
         let settings = settings(window);
         Arc::new(Self { role, settings })
     }
@@ -60,14 +59,14 @@ enum Heard {
 
 /// A connection of the protocol, seen from outside the gateway.
 struct Link {
-    peer: Option<SimPeer>,
+    peer: Option<Peer>,
     codec: Mux,
     input: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Link {
-    fn new(peer: Option<SimPeer>, role: Role, window: u32) -> Self {
+    fn new(peer: Option<Peer>, role: Role, window: u32) -> Self {
         Self {
             peer,
             codec: Mux::new(role, settings(window)),
@@ -176,6 +175,7 @@ struct Open {
     sent: usize,
     ended: bool,
     got: Vec<u8>,
+    judged: usize,
     /// Status of the answer, at the asking end.
     status: u16,
     own: bool,
@@ -193,6 +193,7 @@ impl Open {
             sent: 0,
             ended: false,
             got: Vec::new(),
+            judged: 0,
             status: 0,
             own: false,
             answered: false,
@@ -246,7 +247,7 @@ fn answer(link: &mut Link, id: StreamId, open: &mut Open) {
 }
 
 /// A client.
-pub(super) struct MuxClient {
+pub(in crate::proxy::tests) struct MuxClient {
     addr: Addr,
     link: Link,
     scripts: Vec<Script>,
@@ -262,7 +263,7 @@ pub(super) struct MuxClient {
 }
 
 impl MuxClient {
-    pub(super) fn new(
+    pub(in crate::proxy::tests) fn new(
         addr: Addr,
         random: &mut Random,
         first_id: u64,
@@ -393,7 +394,7 @@ impl Actor for MuxClient {
         }
         if !self.connected {
             self.connected = true;
-            self.link.peer = world.sim.connect_client(&self.addr).ok();
+            self.link.peer = world.connect(&self.addr);
             return Ok(true);
         }
         self.strict &= !world.lenient();
@@ -463,8 +464,8 @@ impl Actor for MuxClient {
 }
 
 /// An upstream.
-pub(super) struct MuxServer {
-    listener: SimListener,
+pub(in crate::proxy::tests) struct MuxServer {
+    listener: Listener,
     window: u32,
     conns: Vec<ServerConn>,
     next_reverse: u64,
@@ -478,7 +479,7 @@ struct ServerConn {
 }
 
 impl MuxServer {
-    pub(super) fn new(listener: SimListener, window: u32) -> Self {
+    pub(in crate::proxy::tests) fn new(listener: Listener, window: u32) -> Self {
         Self {
             listener,
             window,
@@ -514,7 +515,8 @@ impl ServerConn {
                 if let Some(open) = self.open.get_mut(&id) {
                     open.got.extend(bytes);
                     let (script, got) = (open.script, open.got.len());
-                    if open.got != content(script.id, 0, got) || end && got != script.sends {
+                    if !belong(script.id, &open.got, &mut open.judged) || end && got != script.sends
+                    {
                         return Err(format!("upstream got {got} bytes for {script:?}"));
                     }
                     open.asked_whole |= end;
@@ -523,8 +525,8 @@ impl ServerConn {
                     }
                 } else if let Some(open) = self.asked.get_mut(&id) {
                     open.got.extend(bytes);
-                    let (script, got) = (open.script, &open.got);
-                    if open.status == 200 && *got != content(!script.id, 0, got.len()) {
+                    let script = open.script;
+                    if open.status == 200 && !belong(!script.id, &open.got, &mut open.judged) {
                         return Err(format!("another answer to reverse {script:?}"));
                     }
                     if end {

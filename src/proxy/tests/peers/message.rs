@@ -2,32 +2,42 @@
 //! that is under test.
 
 /// Bytes that belong to a number: the same on both sides, different for each number.
-pub(super) fn content(id: u64, from: usize, len: usize) -> Vec<u8> {
-    (from..from + len)
-        .map(|at| {
-            let block = (id ^ ((at as u64 / 8) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            (block ^ (block >> 29)).to_le_bytes()[at % 8]
-        })
-        .collect()
+pub(in crate::proxy::tests) fn content(id: u64, from: usize, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 16);
+    for number in from / 8..(from + len).div_ceil(8) {
+        let block = (id ^ ((number as u64) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bytes.extend_from_slice(&(block ^ (block >> 29)).to_le_bytes());
+    }
+    bytes.drain(..from % 8);
+    bytes.truncate(len);
+    bytes
+}
+
+/// The bytes after the first `judged` ones belong to the number; they are judged then.
+pub(in crate::proxy::tests) fn belong(id: u64, bytes: &[u8], judged: &mut usize) -> bool {
+    let from = std::mem::replace(judged, bytes.len());
+    bytes[from..] == content(id, from, bytes.len() - from)
 }
 
 /// A message as far as it has come.
 #[derive(Debug, Default)]
-pub(super) struct Message {
+pub(in crate::proxy::tests) struct Message {
     /// Request or status line.
-    pub(super) first: String,
-    pub(super) fields: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
-    pub(super) done: bool,
+    pub(in crate::proxy::tests) first: String,
+    pub(in crate::proxy::tests) fields: Vec<(String, String)>,
+    pub(in crate::proxy::tests) body: Vec<u8>,
+    /// Bytes of the body that were looked at.
+    pub(in crate::proxy::tests) judged: usize,
+    pub(in crate::proxy::tests) done: bool,
 }
 
 impl Message {
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(in crate::proxy::tests) fn field(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(field, _)| field == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn status(&self) -> u16 {
+    pub(in crate::proxy::tests) fn status(&self) -> u16 {
         let status = self.first.split(' ').nth(1);
         status.and_then(|status| status.parse().ok()).unwrap_or(0)
     }
@@ -46,16 +56,16 @@ enum Expect {
 
 /// Reads one message after the other.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::proxy::tests) struct Reader {
     requests: bool,
-    pub(super) bytes: Vec<u8>,
+    pub(in crate::proxy::tests) bytes: Vec<u8>,
     expect: Expect,
     /// The message that is being read.
-    pub(super) current: Option<Message>,
+    pub(in crate::proxy::tests) current: Option<Message>,
 }
 
 impl Reader {
-    pub(super) fn new(requests: bool) -> Self {
+    pub(in crate::proxy::tests) fn new(requests: bool) -> Self {
         Self {
             requests,
             bytes: Vec::new(),
@@ -65,7 +75,7 @@ impl Reader {
     }
 
     /// Nothing was begun.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::proxy::tests) fn is_idle(&self) -> bool {
         self.current.is_none() && self.bytes.is_empty()
     }
 
@@ -123,7 +133,7 @@ impl Reader {
     }
 
     /// Reads on as far as the current message goes. `eof`: no more bytes will come.
-    pub(super) fn advance(&mut self, eof: bool) -> Result<(), String> {
+    pub(in crate::proxy::tests) fn advance(&mut self, eof: bool) -> Result<(), String> {
         loop {
             if self.current.as_ref().is_some_and(|message| message.done) {
                 return Ok(());

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 
-use super::message::{Reader, content};
+use super::message::{Reader, belong, content};
 use super::script::{Answer, Script};
-use super::{Actor, World};
+use super::{Actor, Listener, Peer, World};
 use crate::engine::reactor::random::Random;
-use crate::engine::reactor::sim::{SimListener, SimPeer};
 
 /// How long a closed server waits for the other side to close, µs.
 const LINGER_US: u64 = 600_000_000;
@@ -30,7 +29,7 @@ enum Mode {
 }
 
 struct Conn {
-    peer: Option<SimPeer>,
+    peer: Option<Peer>,
     reader: Reader,
     steps: VecDeque<Step>,
     /// Silent until, µs.
@@ -44,13 +43,13 @@ struct Conn {
 }
 
 /// The server: a listener and its connections.
-pub(super) struct Server {
-    listener: SimListener,
+pub(in crate::proxy::tests) struct Server {
+    listener: Listener,
     conns: Vec<Conn>,
 }
 
 impl Server {
-    pub(super) fn new(listener: SimListener) -> Self {
+    pub(in crate::proxy::tests) fn new(listener: Listener) -> Self {
         Self {
             listener,
             conns: Vec::new(),
@@ -186,15 +185,14 @@ impl Conn {
     fn requests(&mut self, random: &mut Random) -> Result<(), String> {
         while self.mode == Mode::Http {
             self.reader.advance(self.eof)?;
-            let Some(request) = &self.reader.current else {
+            let Some(request) = &mut self.reader.current else {
                 return Ok(());
             };
             let path = request.first.split(' ').nth(1).unwrap_or_default();
             let script =
                 Script::parse(path).ok_or_else(|| format!("a request: {:?}", request.first))?;
-            let expected = content(script.id, 0, request.body.len());
             if script.answer != Answer::Upgrade {
-                if request.body != expected {
+                if !belong(script.id, &request.body, &mut request.judged) {
                     return Err(format!("upstream got another body of {script:?}"));
                 }
                 if request.done && request.body.len() != script.sends {

@@ -4,7 +4,7 @@ use crate::engine::reactor::random::Random;
 
 /// How the upstream answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(in crate::proxy::tests) enum Answer {
     Length,
     Chunked,
     /// The end of the connection is the end of the body.
@@ -55,19 +55,24 @@ const ALL: [(Answer, char); 15] = [
 
 /// One exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Script {
-    pub(super) id: u64,
-    pub(super) answer: Answer,
+pub(in crate::proxy::tests) struct Script {
+    pub(in crate::proxy::tests) id: u64,
+    pub(in crate::proxy::tests) answer: Answer,
     /// Bytes of the request's body (through a tunnel: bytes that are echoed).
-    pub(super) sends: usize,
+    pub(in crate::proxy::tests) sends: usize,
     /// Bytes of the response's body.
-    pub(super) gets: usize,
+    pub(in crate::proxy::tests) gets: usize,
     /// Silence of the upstream before and between what it sends, ms.
-    pub(super) pause_ms: u64,
+    pub(in crate::proxy::tests) pause_ms: u64,
 }
 
 impl Script {
-    pub(super) fn draw(random: &mut Random, id: u64, most: usize, odd: u16) -> Self {
+    pub(in crate::proxy::tests) fn draw(
+        random: &mut Random,
+        id: u64,
+        most: usize,
+        odd: u16,
+    ) -> Self {
         let among = if random.chance(odd) { ALL.len() - 1 } else { 7 };
         let (answer, _) = ALL[random.below(among as u64) as usize];
         let size = |random: &mut Random| match random.below(4) {
@@ -84,7 +89,7 @@ impl Script {
         }
     }
 
-    pub(super) fn path(&self) -> String {
+    pub(in crate::proxy::tests) fn path(&self) -> String {
         let code = ALL.iter().find(|(answer, _)| *answer == self.answer);
         let code = code.map_or('l', |(_, code)| *code);
         let Self {
@@ -97,7 +102,7 @@ impl Script {
         format!("/{id}/{code}/{sends}/{gets}/{pause_ms}")
     }
 
-    pub(super) fn parse(path: &str) -> Option<Self> {
+    pub(in crate::proxy::tests) fn parse(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.split('/');
         let id = parts.next()?.parse().ok()?;
         let code = parts.next()?.chars().next()?;
@@ -112,7 +117,7 @@ impl Script {
     }
 
     /// The upstream does nothing that could cost an answer, this one's or the next one's.
-    pub(super) fn is_benign(&self) -> bool {
+    pub(in crate::proxy::tests) fn is_benign(&self) -> bool {
         use Answer::{Chunked, Close, Error, Events, Hints, Last, Length, Upgrade};
         matches!(
             self.answer,
@@ -121,7 +126,7 @@ impl Script {
     }
 
     /// The complete answer never comes from the upstream.
-    pub(super) fn never_completes(&self) -> bool {
+    pub(in crate::proxy::tests) fn never_completes(&self) -> bool {
         use Answer::{CutChunked, CutLength, CutReset, Reset, Silent};
         matches!(
             self.answer,

@@ -10,7 +10,7 @@ use crate::filter::{Filter, FilterFactory, Token, Verdict};
 
 /// Calls that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(in crate::proxy::tests) struct Waiting {
     tokens: Mutex<Vec<Token>>,
     next: AtomicU64,
 }
@@ -24,7 +24,7 @@ impl Waiting {
     }
 
     /// One that may go on; `drawn` chooses which.
-    pub(super) fn take(&self, drawn: u64) -> Option<Token> {
+    pub(in crate::proxy::tests) fn take(&self, drawn: u64) -> Option<Token> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.is_empty() {
             return None;
@@ -36,7 +36,7 @@ impl Waiting {
 
 /// Makes the filter.
 #[derive(Debug)]
-pub(super) struct Gate(pub(super) Arc<Waiting>);
+pub(in crate::proxy::tests) struct Gate(pub(in crate::proxy::tests) Arc<Waiting>);
 
 impl FilterFactory for Gate {
     fn name(&self) -> &str {
