@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -35,6 +35,8 @@ pub struct Member<R: Remote, F: Facts> {
     stealer: Stealer<Token<F>>,
     /// How busy it is, in the application's units.
     load: CachePadded<AtomicU32>,
+    /// It has finished, and stays only for what others send it before they have.
+    left: AtomicBool,
 }
 
 impl<R: Remote, F: Facts> Member<R, F> {
@@ -49,6 +51,11 @@ impl<R: Remote, F: Facts> Member<R, F> {
         if self.gate.needs_wake() {
             self.remote.wake();
         }
+    }
+
+    /// It has finished: nothing more should be given to it.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// How busy it says it is.
@@ -88,6 +95,8 @@ pub struct Tally {
     pub steals: u64,
     /// Times it woke a sleeping sibling to steal.
     pub wakes: u64,
+    /// Turns it took. A worker that sleeps takes none.
+    pub turns: u64,
 }
 
 pub(super) struct Slots<F: Facts>(pub(super) PagedSlab<Slot<F>>);
@@ -141,6 +150,7 @@ impl<R: Reactor, F: Facts> Core<R, F> {
                 gate: SleepGate::new(),
                 stealer: queue.stealer(),
                 load: CachePadded::new(AtomicU32::new(0)),
+                left: AtomicBool::new(false),
             })
             .collect();
         let group = Arc::new(Group { members });
@@ -433,6 +443,17 @@ impl<R: Reactor, F: Facts> Core<R, F> {
         Some(record)
     }
 
+    /// Closes a connection that waits in this worker's run queue and gives back its record.
+    pub fn close_queued(&mut self, reset: bool) -> Option<Parked<F>> {
+        let Token { key, record, .. } = self.queue.pop()?;
+        for sock in record.descriptors() {
+            let _ = self.reactor.remove(sock);
+            self.reactor.close(sock, reset);
+        }
+        self.free(key);
+        Some(record)
+    }
+
     /// The parked client that has been silent longest.
     #[must_use]
     pub fn oldest_idle(&self) -> Option<Key> {
@@ -527,8 +548,34 @@ impl<R: Reactor, F: Facts> Core<R, F> {
         self.me().gate.sleep_end();
     }
 
+    /// This worker has finished: the others see it, and those that wait for it look again.
+    pub(super) fn leave(&self) {
+        let me = self.me();
+        if me.has_left() {
+            return;
+        }
+        // What it sent before is seen by whoever sees that it left.
+        me.left.store(true, Ordering::Release);
+        for (id, member) in self.group.members.iter().enumerate() {
+            if id != usize::from(self.id) {
+                member.nudge();
+            }
+        }
+    }
+
+    /// Every worker of the group has finished, and nothing waits for this one.
+    pub(super) fn is_over(&self) -> bool {
+        let mut members = self.group.members.iter();
+        members.all(|member| member.left.load(Ordering::Acquire))
+            && self.me().inbox.is_empty()
+            && self.queue.is_empty()
+    }
+
     /// Takes a queued connection from another worker, beginning with the next in number.
     pub(super) fn steal(&mut self) -> Option<Token<F>> {
+        if self.me().has_left() {
+            return None;
+        }
         let count = self.group.members.len();
         (1..count).find_map(|step| {
             let victim = (usize::from(self.id) + step) % count;
@@ -539,11 +586,13 @@ impl<R: Reactor, F: Facts> Core<R, F> {
     /// Another worker has connections in its run queue.
     pub(super) fn can_steal(&self) -> bool {
         let me = usize::from(self.id);
-        self.group
-            .members
-            .iter()
-            .enumerate()
-            .any(|(id, m)| id != me && !m.stealer.is_empty())
+        !self.group.members[me].has_left()
+            && self
+                .group
+                .members
+                .iter()
+                .enumerate()
+                .any(|(id, m)| id != me && !m.stealer.is_empty())
     }
 
     /// Wakes one sleeping sibling so that it steals.
@@ -551,7 +600,7 @@ impl<R: Reactor, F: Facts> Core<R, F> {
         let count = self.group.members.len();
         for step in 1..count {
             let member = &self.group.members[(usize::from(self.id) + step) % count];
-            if member.gate.needs_wake() {
+            if !member.has_left() && member.gate.needs_wake() {
                 member.remote.wake();
                 self.tally.wakes += 1;
                 return;

@@ -68,7 +68,8 @@ pub trait App<R: Reactor>: Sized {
     /// `began_us`: when the wait before it ended.
     fn end_turn(&mut self, core: &mut Core<R, Self::Facts>, began_us: u64);
 
-    /// Nothing left to do: the thread ends.
+    /// Nothing left to do. The thread ends when those of all workers of the group have come to that;
+    /// what they still sent this one is handed to the application before.
     fn finished(&self) -> bool;
 }
 
@@ -96,12 +97,22 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
         }
     }
 
-    /// Turns until the application has finished.
+    /// Turns until the applications of all workers of the group have finished.
     pub fn run(&mut self) -> std::io::Result<()> {
-        while !self.app.finished() {
-            self.turn()?;
+        while !self.is_over() {
+            let turned = self.turn();
+            if turned.is_err() {
+                self.core.leave();
+                return turned;
+            }
         }
         Ok(())
+    }
+
+    /// There is nothing more to do and nobody left who could give it work.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.app.finished() && self.core.is_over()
     }
 
     /// One turn.
@@ -109,11 +120,12 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
         let timeout = self.timeout();
         let sleepy = timeout != Some(0);
         // Flag first, look second: whoever pushes after the look sees the flag.
-        let timeout = if sleepy && (!self.core.sleep_begin() || self.core.can_steal()) {
-            Some(0)
-        } else {
-            timeout
-        };
+        let timeout =
+            if sleepy && (!self.core.sleep_begin() || self.core.can_steal() || self.is_over()) {
+                Some(0)
+            } else {
+                timeout
+            };
         let waited = self.core.reactor.wait(timeout, &mut self.events);
         if let Err(error) = &waited
             && error.kind() == std::io::ErrorKind::WouldBlock
@@ -125,6 +137,7 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
             self.core.sleep_end();
         }
         waited?;
+        self.core.tally.turns += 1;
         let began_us = self.core.reactor.clock_us();
         self.core.now_ms = began_us / 1000;
         self.dispatch();
@@ -135,6 +148,9 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
         self.expire();
         self.read_inbox();
         self.app.end_turn(&mut self.core, began_us);
+        if self.app.finished() {
+            self.core.leave();
+        }
         Ok(())
     }
 

@@ -143,7 +143,8 @@ impl<R: Reactor> App<R> for Gateway {
         }
         self.weigh(core, began_us);
         self.publish(core);
-        if self.drain_is_over(core) {
+        // Others may have sent connections here before they saw that this worker ended.
+        if self.stopped || self.drain_is_over(core) {
             self.stop(core);
         }
     }
@@ -246,12 +247,17 @@ impl Gateway {
         if now.wakes != was.wakes {
             self.stats.add(stats.wakeups, now.wakes - was.wakes);
         }
+        self.stats
+            .add(self.worker_stats.turns, now.turns - was.turns);
         self.published = now;
     }
 
     /// Closes everything.
     pub(super) fn stop<R: Reactor>(&mut self, core: &mut Core<R>) {
         self.close_listeners(core);
+        while let Some(record) = core.close_queued(false) {
+            self.forget_record(core, record);
+        }
         while let Some((slot, record)) = core.next_parked(None) {
             if record.kind == Kind::Pooled {
                 self.close_parked_upstream(core, slot);

@@ -18,6 +18,8 @@ pub(super) struct Load {
     worked_us: u64,
     /// Clients that had work in the last window.
     pub(super) busy_clients: u32,
+    /// Share of the last window that was worked, per cent.
+    percent: u64,
     /// The last window was one of overload.
     overloaded: bool,
 }
@@ -38,7 +40,7 @@ impl Gateway {
         let step = 1 + (core.reactor.random() % (count as u64 - 1)) as usize;
         let other = (me + step) % count;
         let members = &core.siblings().members;
-        if members[other].load() < members[me].load() {
+        if !members[other].has_left() && members[other].load() < members[me].load() {
             other
         } else {
             me
@@ -57,7 +59,17 @@ impl Gateway {
         let stale = window > 4 * self.tuning.load_window_ms * 1000;
         let overloaded = percent >= self.tuning.overload_percent && !stale;
         let was = std::mem::replace(&mut self.load.overloaded, overloaded);
+        let (busy, worked) = (self.load.busy_clients, self.load.percent);
         let busiest = self.count_busy();
+        self.load.percent = percent;
+        let stats = self.worker_stats;
+        if percent != worked {
+            self.stats.gauge(stats.load, percent as i64 - worked as i64);
+        }
+        if self.load.busy_clients != busy {
+            let change = i64::from(self.load.busy_clients) - i64::from(busy);
+            self.stats.gauge(stats.busy_clients, change);
+        }
         self.load.began_us = now;
         self.load.worked_us = 0;
         core.publish_load(published(self.load.busy_clients, percent));
@@ -110,7 +122,7 @@ impl Gateway {
         let mine = core.siblings().members[me].load();
         let members = core.siblings().members.iter().enumerate();
         let idlest = members
-            .filter(|(id, _)| *id != me)
+            .filter(|(id, member)| *id != me && !member.has_left())
             .min_by_key(|(_, member)| member.load());
         let Some((target, load)) = idlest.map(|(id, member)| (id, member.load())) else {
             return;

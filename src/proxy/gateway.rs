@@ -26,7 +26,7 @@ use crate::engine::wheel::Wheel;
 use crate::filter::Token;
 use crate::telemetry::access_log::LogWriter;
 use crate::telemetry::recorder::Recorder;
-use crate::telemetry::stats::EngineStats;
+use crate::telemetry::stats::{EngineStats, WorkerStats};
 
 /// A worker's share of the engine, as the proxy uses it.
 pub(super) type Core<R> = engine::core::Core<R, ProxyFacts>;
@@ -87,6 +87,8 @@ pub struct Parts {
     pub recorder: Arc<Recorder>,
     /// Names of the engine's counters.
     pub engine_stats: EngineStats,
+    /// Names of this worker's own counters.
+    pub worker_stats: WorkerStats,
     /// This worker's end of the access log.
     pub logs: LogWriter,
     /// Behaviour.
@@ -113,6 +115,7 @@ pub struct Gateway {
     pub(super) retired: HashMap<ChainId, ChainRef>,
     pub(super) stats: Arc<Recorder>,
     pub(super) engine_stats: EngineStats,
+    pub(super) worker_stats: WorkerStats,
     pub(super) logs: LogWriter,
     pub(super) tuning: Tuning,
     pub(super) conns: PagedSlab<Conn>,
@@ -160,6 +163,7 @@ impl Gateway {
             retired: HashMap::new(),
             stats: parts.recorder,
             engine_stats: parts.engine_stats,
+            worker_stats: parts.worker_stats,
             logs: parts.logs,
             tuning: parts.tuning,
             conns: PagedSlab::new(),

@@ -31,7 +31,7 @@ use crate::proxy::{Gateway, Parts, Shared, Tuning};
 use crate::telemetry::log_thread::LogThread;
 use crate::telemetry::recorder::Recorder;
 use crate::telemetry::registry::Registry;
-use crate::telemetry::stats::{EngineStats, Names};
+use crate::telemetry::stats::{EngineStats, Names, WorkerStats};
 
 /// What runs without `-c` and `--config-yaml`.
 const DEFAULT: &str = include_str!("default.yaml");
@@ -328,6 +328,10 @@ fn spawn(
                 .writer(Arc::clone(&recorder), number as u64),
             recorder,
             engine_stats,
+            worker_stats: WorkerStats::new(
+                &*process.registry,
+                &format!("moorgate.worker_{}.", core.id()),
+            ),
             tuning: Tuning {
                 drain_ms: process.options.drain_time().as_millis() as u64,
                 drain_gradually: process.options.drain_strategy == DrainStrategy::Gradual,

@@ -265,10 +265,10 @@ group! {
 }
 
 group! {
-    /// `moorgate.worker_<n>.*`
+    /// `moorgate.worker_<n>.*`: `load` is the share of the last window that it worked, per cent.
     WorkerStats {
-        counters:;
-        gauges: load;
+        counters: turns;
+        gauges: load busy_clients;
         histograms:;
     }
 }

@@ -233,7 +233,7 @@ impl Codec for Mux {
         if self.closed || self.going_away || self.peer_going_away {
             return 0;
         }
-        self.settings.max_streams.saturating_sub(self.streams.len())
+        self.settings.max_streams.saturating_sub(self.opened(true))
     }
 
     fn finished(&self) -> bool {

@@ -34,7 +34,7 @@ pub enum Role {
 pub struct Settings {
     /// Bytes of body a stream may have on the way before the receiver gives credit.
     pub window: u32,
-    /// Streams open at a time, by either side. More from the peer are refused.
+    /// Streams open at a time that the same side opened. More from the peer are refused.
     pub max_streams: usize,
     /// Largest payload of any frame, at most [`MAX_PAYLOAD`].
     pub max_payload: usize,

@@ -118,6 +118,13 @@ impl Mux {
         (id % 2 == 1) == (self.role == Role::Client)
     }
 
+    /// Open streams that this side opened, or that the other one did. The two have a limit each: with
+    /// one for both, streams that cross on the way would be refused though neither side was at fault.
+    pub(super) fn opened(&self, local: bool) -> usize {
+        let ids = self.streams.iter().map(|stream| stream.id);
+        ids.filter(|id| self.is_local(*id) == local).count()
+    }
+
     pub(super) fn place(&self, id: StreamId) -> Option<usize> {
         self.streams
             .binary_search_by_key(&id, |stream| stream.id)
@@ -224,7 +231,7 @@ impl Mux {
             (_, HeadKind::Trailers) => Err(error(None, "testmux.unexpected_head")),
             (None, HeadKind::Request) if !self.is_local(id) && id > self.last_remote => {
                 self.last_remote = id;
-                if self.going_away || self.streams.len() >= self.settings.max_streams {
+                if self.going_away || self.opened(false) >= self.settings.max_streams {
                     Self::send_reset(out, id, ResetReason::Refused);
                     Ok(false)
                 } else {

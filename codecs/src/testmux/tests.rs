@@ -238,7 +238,7 @@ fn too_many_streams_are_refused() {
             .expect("head");
     }
     s.feed(&mut server, 0, &c.take_out(b""));
-    assert_eq!((server.streams(), server.room()), (4, 0));
+    assert_eq!((server.streams(), server.room()), (4, 4));
     c.feed(&mut client, 0, &s.take_out(b""));
     assert_eq!(c.log, ["Reset { stream: 9, reason: Refused }"]);
 }

@@ -1,5 +1,6 @@
 //! What the tests of the proxy share: configurations made in plain Rust, and workers to run them.
 
+mod balance;
 mod limits;
 mod peers;
 mod sim;
@@ -28,7 +29,9 @@ use crate::route::table::NewRoute;
 use crate::route::{Action, ClusterName, Forward, PathRewrite, RouteTable, Target, VirtualHost};
 use crate::telemetry::log_thread::Logs;
 use crate::telemetry::registry::Registry;
-use crate::telemetry::stats::{EngineStats, HttpStats, ListenerStats, Names, TcpStats};
+use crate::telemetry::stats::{
+    EngineStats, HttpStats, ListenerStats, Names, TcpStats, WorkerStats,
+};
 
 /// What a test configuration consists of. Every listener has one chain.
 pub(crate) struct Plan {
@@ -282,6 +285,10 @@ impl Bed {
                         .writer(Arc::clone(&recorder), u64::from(core.id())),
                     recorder,
                     engine_stats,
+                    worker_stats: WorkerStats::new(
+                        stats_of(&self.registry),
+                        &format!("moorgate.worker_{}.", core.id()),
+                    ),
                     tuning,
                     hostname: "test".to_owned(),
                     local_ip: None,

@@ -8,9 +8,9 @@
 mod judge;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use moorgate_codecs::testmux::Role;
@@ -21,7 +21,7 @@ use crate::cluster::ClusterConfig;
 use crate::engine::reactor::random::Random;
 use crate::engine::reactor::sim::{Config, Faults, SimReactor, SimWorld};
 use crate::engine::reactor::{Addr, Reactor};
-use crate::engine::worker::{App, Worker};
+use crate::engine::worker::Worker;
 use crate::proxy::config::Snapshot;
 use crate::proxy::conn;
 use crate::proxy::drain::Drain;
@@ -34,10 +34,12 @@ const PATIENCE_US: u64 = 400_000_000;
 const MOST_TURNS: u64 = 3_000_000;
 /// Seeds of a run without `MOORGATE_SEEDS`.
 const SEEDS: u64 = 300;
+/// Failures after which a run ends.
+const MOST_FAILURES: usize = 10;
 /// Seeds between two lines of progress.
 const PROGRESS: u64 = 500;
 
-fn addr(port: u16) -> Addr {
+pub(super) fn addr(port: u16) -> Addr {
     Addr::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
 }
 
@@ -260,7 +262,7 @@ impl Run {
             self.fail("too many turns");
         }
         let worker = &mut self.workers[at];
-        if App::<SimReactor>::finished(&worker.app) {
+        if worker.is_over() {
             // Its thread has ended; here it only sleeps.
             let _ = worker.core.reactor.wait(None, &mut Vec::new());
             return;
@@ -357,8 +359,7 @@ impl Run {
     }
 
     fn all_finished(&self) -> bool {
-        let mut workers = self.workers.iter();
-        workers.all(|worker| App::<SimReactor>::finished(&worker.app))
+        self.workers.iter().all(Worker::is_over)
     }
 
     /// Runs to the end; gives what tells this run from every other.
@@ -398,24 +399,24 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs seeds on every core there is. The first that fails ends the run and says how to run it alone.
+/// Runs seeds on every core there is, and says of each that fails how to run it alone.
 fn run_seeds(first: u64, count: u64) {
     let next = AtomicU64::new(first);
-    let failed = AtomicBool::new(false);
+    let failed = Mutex::new(Vec::new());
     let end = first + count;
+    let failures = || failed.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || {
-        while !failed.load(Ordering::Relaxed) {
+        while failures().len() < MOST_FAILURES {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return;
             }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| Run::new(seed).go())) {
-                failed.store(true, Ordering::Relaxed);
+            if catch_unwind(AssertUnwindSafe(|| Run::new(seed).go())).is_err() {
                 println!(
                     "seed {seed} failed; to run it alone:\n  \
                      MOORGATE_SEED={seed} cargo test --lib nothing_is_lost -- --nocapture"
                 );
-                resume_unwind(panic);
+                failures().push(seed);
             }
             let done = seed + 1 - first;
             if done.is_multiple_of(PROGRESS) {
@@ -429,6 +430,7 @@ fn run_seeds(first: u64, count: u64) {
             scope.spawn(work);
         }
     });
+    assert_eq!(*failures(), Vec::<u64>::new(), "seeds that failed");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::proxy::Tuning;
 use crate::proxy::facts::Message;
 
 /// An HTTP server that answers `count` connections, each with as many requests as come.
-fn upstream() -> SocketAddr {
+pub(super) fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let addr = listener.local_addr().expect("addr");
     thread::spawn(move || {
@@ -47,7 +47,7 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
-fn free_addr() -> SocketAddr {
+pub(super) fn free_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|l| l.local_addr())
         .expect("a free port")

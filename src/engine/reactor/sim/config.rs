@@ -61,6 +61,8 @@ pub struct Config {
     pub receive_buffer: (usize, usize),
     /// Most microseconds of a latency, delay or stall.
     pub latency_us: u64,
+    /// Microseconds that each call on a socket takes of the worker's turn.
+    pub call_us: u64,
     /// Most descriptors of the process (RLIMIT_NOFILE).
     pub descriptor_limit: usize,
     /// Calls and events kept for [`SimWorld::trace`](super::SimWorld::trace); 0 keeps none.
@@ -77,6 +79,7 @@ impl Config {
             send_buffer: (64 << 10, 64 << 10),
             receive_buffer: (64 << 10, 64 << 10),
             latency_us: 0,
+            call_us: 0,
             descriptor_limit: 65_536,
             trace: 256,
         }
@@ -120,6 +123,7 @@ impl Config {
             send_buffer: (1, most),
             receive_buffer: (1, most),
             latency_us: 1 << random.below(18),
+            call_us: 0,
             descriptor_limit: 65_536,
             trace: 256,
         }

@@ -227,6 +227,7 @@ impl SimReactor {
         let mut world = self.world.lock();
         let id = world.by_sock(sock, what);
         let done = call(&mut world, id);
+        world.now_us += world.config.call_us;
         let value = match &done {
             Ok(done) => value(done),
             Err(errno) => -i64::from(*errno),

@@ -156,8 +156,8 @@ impl Client {
         self.ended = true;
         self.peer = None;
         let all = self.asked.is_empty() && self.scripts.is_empty() && self.tunnel.is_none();
-        let between = self.tunnel.is_none() && self.reader.is_idle();
-        if self.strict && !self.spoiled && !all && !(self.reclaims && between) {
+        let may = self.reclaims && self.tunnel.is_none() && self.reader.is_idle();
+        if self.strict && !(self.spoiled || all || may) {
             return Err(format!("{why} with {:?} to come", self.asked.front()));
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! The same clients and servers judge every byte on both. They must never wait: a driver gives each of
 //! them its turn.
 
+pub(super) mod busy;
 pub(super) mod client;
 pub(super) mod gate;
 mod message;

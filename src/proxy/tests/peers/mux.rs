@@ -51,22 +51,22 @@ fn settings(window: u32) -> Settings {
 }
 
 /// An event with its bytes.
-enum Heard {
+pub(super) enum Heard {
     Head(StreamId, Box<Head>, bool),
     Data(StreamId, Vec<u8>, bool),
     Reset(StreamId),
 }
 
 /// A connection of the protocol, seen from outside the gateway.
-struct Link {
-    peer: Option<Peer>,
-    codec: Mux,
+pub(super) struct Link {
+    pub(super) peer: Option<Peer>,
+    pub(super) codec: Mux,
     input: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Link {
-    fn new(peer: Option<Peer>, role: Role, window: u32) -> Self {
+    pub(super) fn new(peer: Option<Peer>, role: Role, window: u32) -> Self {
         Self {
             peer,
             codec: Mux::new(role, settings(window)),
@@ -76,7 +76,11 @@ impl Link {
     }
 
     /// Lets the codec write; its payload is `payload`.
-    fn say<T>(&mut self, payload: &[u8], write: impl FnOnce(&mut Mux, &mut Out) -> T) -> T {
+    pub(super) fn say<T>(
+        &mut self,
+        payload: &[u8],
+        write: impl FnOnce(&mut Mux, &mut Out) -> T,
+    ) -> T {
         let mut out = Out::default();
         let said = write(&mut self.codec, &mut out);
         let mut at = 0;
@@ -97,7 +101,7 @@ impl Link {
         sent.unwrap_or(bytes.len())
     }
 
-    fn step(
+    pub(super) fn step(
         &mut self,
         world: &World,
         random: &mut Random,
@@ -216,13 +220,18 @@ impl Open {
 }
 
 fn request(script: &Script, one_way: bool) -> Head {
+    let mut head = plain_request(&script.path());
+    head.one_way = one_way;
+    head
+}
+
+pub(super) fn plain_request(path: &str) -> Head {
     let mut head = Head::new();
     head.kind = HeadKind::Request;
-    head.one_way = one_way;
     head.set_method(b"POST");
     head.set_scheme(b"http");
     head.set_authority(b"sim");
-    head.set_path(script.path().as_bytes());
+    head.set_path(path.as_bytes());
     head
 }
 
@@ -469,6 +478,8 @@ pub(in crate::proxy::tests) struct MuxServer {
     window: u32,
     conns: Vec<ServerConn>,
     next_reverse: u64,
+    /// It opens requests of its own.
+    asks: bool,
 }
 
 struct ServerConn {
@@ -485,6 +496,15 @@ impl MuxServer {
             window,
             conns: Vec::new(),
             next_reverse: 1_000_000,
+            asks: true,
+        }
+    }
+
+    /// One that only answers.
+    pub(in crate::proxy::tests) fn silent(listener: Listener, window: u32) -> Self {
+        Self {
+            asks: false,
+            ..Self::new(listener, window)
         }
     }
 }
@@ -593,7 +613,8 @@ impl Actor for MuxServer {
                 moved |= acted.is_some();
                 acted != Some(false)
             });
-            if !conn.open.is_empty()
+            if self.asks
+                && !conn.open.is_empty()
                 && random.chance(5)
                 && let Some(id) = conn.link.codec.open()
             {
