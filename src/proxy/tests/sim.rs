@@ -172,6 +172,8 @@ struct Run {
     world: World,
     bed: Bed,
     workers: Vec<Worker<SimReactor, Gateway>>,
+    /// Workers whose threads have ended.
+    ended: Vec<bool>,
     actors: Vec<Box<dyn Actor>>,
     snapshots: Vec<Weak<Snapshot>>,
     turns: u64,
@@ -232,6 +234,7 @@ impl Run {
             seed,
             draw,
             random,
+            ended: vec![false; draw.workers],
             world: World::new(Net::Sim(sim.clone()), draw.reclaims),
             sim,
             bed,
@@ -262,8 +265,9 @@ impl Run {
             self.fail("too many turns");
         }
         let worker = &mut self.workers[at];
-        if worker.is_over() {
-            // Its thread has ended; here it only sleeps.
+        self.ended[at] |= worker.is_over();
+        if self.ended[at] {
+            // Here it only sleeps.
             let _ = worker.core.reactor.wait(None, &mut Vec::new());
             return;
         }
@@ -359,7 +363,7 @@ impl Run {
     }
 
     fn all_finished(&self) -> bool {
-        self.workers.iter().all(Worker::is_over)
+        self.ended.iter().all(|ended| *ended)
     }
 
     /// Runs to the end; gives what tells this run from every other.
