@@ -71,8 +71,10 @@ impl Gateway {
         let Some(mut head) = stream.head.take() else {
             return;
         };
+        // A body that is known to be empty by now is still one: how the request is framed must not
+        // depend on how long the connection took.
+        let end = stream.bodiless;
         let lane = &mut stream.request;
-        let end = lane.done && lane.buffer.is_empty() && lane.trailers.is_none();
         lane.head_sent = true;
         lane.sent = end;
         let now = core.now();

@@ -61,6 +61,7 @@ impl Gateway {
         let mut stream = Stream::new(key, id, Arc::clone(&http), now);
         stream.stream_number = self.next_number();
         stream.request.done = end;
+        stream.bodiless = end;
         stream.times.request_end = if end { now } else { 0 };
         stream.one_way = head.one_way;
         stream.is_connect = head.method() == b"CONNECT";

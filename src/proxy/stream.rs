@@ -107,6 +107,8 @@ pub struct Stream {
     /// The filter whose body is held back.
     pub(super) held_at: usize,
     pub(super) is_connect: bool,
+    /// The request was all said with its head.
+    pub(super) bodiless: bool,
     /// `x-envoy-*` fields came with the request.
     pub(super) envoy_headers: bool,
     pub(super) wants_request_id: bool,
@@ -186,6 +188,7 @@ impl Stream {
             on_used_connection: false,
             held_at: 0,
             is_connect: false,
+            bodiless: false,
             remote: None,
             direct_remote: None,
             local: None,

@@ -6,8 +6,10 @@
 import hashlib
 import http.client
 import socket
+import struct
 import subprocess
 import threading
+import time
 import unittest
 
 from gateway import Gateway, Scratch, closed_port, raise_descriptor_limit, tool
@@ -279,11 +281,54 @@ class Tcp(GatewayCase):
         super().setUpClass()
         cls.listener = socket.create_server(("127.0.0.1", 0))
         cls.addClassCleanup(cls.listener.close)
-        cls.gateway = Gateway(cls.scratch, upstream=cls.listener.getsockname()[1],
-                              closed=closed_port())
+        cls.gateway = cls.start()
 
-    def pair(self):
-        client = socket.create_connection(("127.0.0.1", self.gateway.port("tcp")), 5)
+    @classmethod
+    def start(cls, **values):
+        return Gateway(cls.scratch, upstream=cls.listener.getsockname()[1], closed=closed_port(),
+                       **values)
+
+    def logged_after(self, log, end):
+        """The log's new line once `end` was called."""
+        before = log.read_text().count("\n") if log.exists() else 0
+        end()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            lines = log.read_text().splitlines() if log.exists() else []
+            if len(lines) > before:
+                return lines[before]
+            time.sleep(0.01)
+        self.fail("nothing was logged")
+
+    def test_log_names_the_client_however_it_left(self):
+        def reset(sock):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+
+        log = self.scratch.path / "tcp.access"
+        gateway = self.start(log=log)
+        for quiet in (0, 1.5):  # the second of each is parked when it ends
+            for side in ("client", "server"):
+                for how in ("closes", "resets"):
+                    with self.subTest(f"{side} {how} after {quiet} s"):
+                        client, server = self.pair(gateway)
+                        client.sendall(b"abc")
+                        self.assertEqual(server.recv(3), b"abc")
+                        server.sendall(b"hello")
+                        self.assertEqual(client.recv(5), b"hello")
+                        time.sleep(quiet)
+                        first, second = (client, server) if side == "client" else (server, client)
+
+                        def end(first=first, second=second, how=how):
+                            first.close() if how == "closes" else reset(first)
+                            second.close()
+
+                        line = self.logged_after(log, end)
+                        self.assertRegex(line, r"in=3 out=5 from=127\.0\.0\.1$")
+
+    def pair(self, gateway=None):
+        port = (gateway or self.gateway).port("tcp")
+        client = socket.create_connection(("127.0.0.1", port), 5)
         self.addCleanup(client.close)
         server, _ = self.listener.accept()
         server.settimeout(5)

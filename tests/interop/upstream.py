@@ -116,6 +116,9 @@ class _Connection:
             if kind == "echo":
                 body.append(piece)
 
+        if seen.target in self.server.replies:
+            self.send(self.server.replies[seen.target])
+            return False
         if kind == "continue":
             self.send("HTTP/1.1 100 Continue\r\n\r\n")
         if kind == "early":  # answers before it has read the body
@@ -235,6 +238,7 @@ class Upstream:
         self.port = self.listener.getsockname()[1]
         self.lock = threading.Lock()
         self.seen = []
+        self.replies = {}  # target -> the bytes to answer it with, as they are
         self._tries = {}
         self._connections = 0
         self._live = set()

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Real clients and servers, smuggling shapes, and every answer beside a real Envoy's.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+perf/install-peers.sh
+cargo build --release --locked --bin moorgate
+MOORGATE_BIN=$PWD/target/release/moorgate tests/interop/run.sh
