@@ -8,8 +8,11 @@ for target in $(cargo +nightly fuzz list); do
   mkdir -p "$corpus"
   seeds=fuzz/seeds/$target
   [ "$target" != http1_roundtrip ] || seeds=fuzz/seeds/http1_request
+  [ "$target" != config ] || seeds=examples
   [ -d "$seeds" ] || seeds=
+  words=fuzz/$target.dict
+  [ -f "$words" ] || words=
   echo "fuzz target $target"
   cargo +nightly fuzz run "$target" "$corpus" ${seeds:+"$seeds"} -- \
-    -max_total_time="${FUZZ_SECONDS:-45}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+    ${words:+-dict="$words"} -max_total_time="${FUZZ_SECONDS:-45}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
 done

@@ -64,6 +64,28 @@ pub fn parse_bootstrap(
     if let Some(yaml) = &source.yaml {
         texts.push((YAML_OPTION.to_owned(), yaml.clone(), Some(false)));
     }
+    parse(&texts, options)
+}
+
+/// Reads a bootstrap that is in no file; errors name `file`. Text whose format is not given is JSON
+/// if it starts with a brace.
+///
+/// # Errors
+/// Those of [`parse_bootstrap`].
+pub fn parse_bootstrap_text(
+    file: &str,
+    text: &str,
+    json: Option<bool>,
+    options: &ParseOptions,
+) -> Result<ParsedBootstrap, ConfigError> {
+    parse(&[(file.to_owned(), text.to_owned(), json)], options)
+}
+
+/// Files (or what stands for them), their texts, and whether they are JSON, as far as that is known.
+fn parse(
+    texts: &[(String, String, Option<bool>)],
+    options: &ParseOptions,
+) -> Result<ParsedBootstrap, ConfigError> {
     let schema = Schema::open();
     let unknown = if options.allow_unknown_static_fields {
         UnknownFields::Skip(Vec::new())
@@ -73,7 +95,7 @@ pub fn parse_bootstrap(
     let mut transcoder = Transcoder::new(&schema, unknown);
     let mut merged = Vec::new();
     let mut ignored = Vec::new();
-    for (file, text, json) in &texts {
+    for (file, text, json) in texts {
         let root = FieldPath::root(file);
         let document = parse_text(text, *json).map_err(|reason| root.error(reason))?;
         let mut bytes = Vec::new();

@@ -23,6 +23,6 @@ mod tests;
 
 pub use dump::{JsonWriter, to_json};
 pub use error::{ConfigError, FieldPath};
-pub use loader::{ParseOptions, ParsedBootstrap, Source, parse_bootstrap};
+pub use loader::{ParseOptions, ParsedBootstrap, Source, parse_bootstrap, parse_bootstrap_text};
 pub use supported::check;
 pub use unpack::{packed_type, unpack};

@@ -171,6 +171,9 @@ impl Gateway {
                 self.retired.insert(id, chain);
             }
         }
+        // One that came back is as good as new.
+        let chains = &self.chains;
+        self.retired.retain(|id, _| !chains.contains_key(id));
         let clusters = &self.snapshot.clusters;
         self.balancers.retain(|id, _| clusters.contains_key(id));
         let mut at = self.conns.first_index();

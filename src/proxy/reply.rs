@@ -141,7 +141,12 @@ impl Gateway {
 
     /// Tells the codec to announce the end of the connection with its next response, when that is due.
     pub(super) fn announce_drain(&mut self, stream: Key, client: Key) {
-        let draining = self.drain.is_some();
+        // A drain of all, or of its own chain; that of another chain is no business of this client.
+        let (drain, retired) = (self.drain, &self.retired);
+        let down = self.conns.get_key(client).and_then(Conn::down);
+        let draining = drain
+            .zip(down)
+            .is_some_and(|(drain, down)| drain.is_whole() || retired.contains_key(&down.chain.id));
         let early = self
             .stream(stream)
             .is_some_and(|stream| !stream.request.done && !stream.reverse);
