@@ -1,5 +1,7 @@
 //! Arguments to server. Nothing else.
 
+mod allocator;
+
 use std::io::Write;
 use std::process::ExitCode;
 
