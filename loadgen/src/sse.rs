@@ -36,7 +36,7 @@ pub struct Received {
 impl Subscription {
     /// Of a connection that `compact` was parked with.
     #[must_use]
-    pub fn new(settings: &Arc<Settings>, compact: &Compact) -> Self {
+    pub fn new(settings: &Arc<Settings>, compact: &[u8]) -> Self {
         Self {
             client: Client::unpark(Arc::clone(settings), compact),
             rest: Vec::new(),

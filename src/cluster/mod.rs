@@ -111,7 +111,7 @@ pub trait CodecFactory: Send + Sync + std::fmt::Debug {
     /// A codec for a new connection.
     fn make(&self) -> Box<dyn moorgate_codecs::Codec>;
     /// A codec for a connection that was parked.
-    fn unpark(&self, compact: &moorgate_codecs::Compact) -> Box<dyn moorgate_codecs::Codec>;
+    fn unpark(&self, compact: &[u8]) -> Box<dyn moorgate_codecs::Codec>;
 }
 
 /// Load balancing policies.

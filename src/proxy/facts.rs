@@ -6,7 +6,7 @@ use moorgate_codecs::{Compact, StreamId};
 
 use super::config::{ListenerId, Snapshot};
 use super::moving::Bundle;
-use super::stream::Stream;
+use super::silent::Exchange;
 use crate::cluster::{Cluster, Host};
 use crate::engine::parked::Facts;
 use crate::engine::reactor::{Addr, Sock};
@@ -29,20 +29,7 @@ pub enum Cold {
     /// A client without streams whose codec has a remainder.
     Codec(Compact),
     /// An open, silent one-to-one exchange.
-    Exchange {
-        /// Remainder of the downstream codec.
-        down: Compact,
-        /// Remainder of the upstream codec.
-        up: Compact,
-        /// Stream number on each.
-        ids: (StreamId, StreamId),
-        /// Requests the upstream connection has carried.
-        up_requests: u32,
-        /// When the upstream connection was opened, ms.
-        up_opened_ms: u64,
-        /// The exchange.
-        stream: Box<Stream>,
-    },
+    Exchange(Box<Exchange>),
     /// A tunnel with facts for its access log.
     Tunnel(Box<super::tunnel::Facts>),
     /// A multiplexed client: remainder of its codec and its open streams, which stay in the table of

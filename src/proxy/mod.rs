@@ -29,6 +29,7 @@ mod requests;
 mod responses;
 mod retries;
 mod rules;
+mod silent;
 mod stream;
 mod tunnel;
 mod upgrading;

@@ -10,9 +10,11 @@ use moorgate_codecs::Shape;
 use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint, ProxyFacts};
 use super::gateway::{Core, Gateway};
+use super::silent::Exchange;
 use super::stream::Client;
 use super::tunnel::Origin;
 use crate::cluster::breaker::{Permit, Priority, Resource};
+use crate::engine::chunk::ByteQueue;
 use crate::engine::parked::{Deci, Kind, Parked, flags};
 use crate::engine::reactor::{Reactor, Sock};
 use crate::engine::slab::Key;
@@ -176,6 +178,7 @@ impl Gateway {
                 && stream.hold_body.is_none()
                 && stream.retry_at.is_none()
                 && stream.waiting.is_none()
+                && stream.replay.as_ref().is_none_or(ByteQueue::is_empty)
                 && stream.upstream.is_some()
                 && stream.request.buffer.is_empty()
                 && stream.response.buffer.is_empty()
@@ -247,20 +250,13 @@ impl Gateway {
         let Some(mut stream) = self.streams.0.remove(stream_key.index) else {
             return;
         };
-        // Whatever only speeds up the busy is given back.
-        stream.request.buffer = Default::default();
-        stream.response.buffer = Default::default();
-        stream.filters.shrink_to_fit();
-        stream.tried = Vec::new();
+        debug_assert_eq!(id, stream.client_id);
         self.release_silent_head(&mut stream);
-        let cold = Cold::Exchange {
-            down: down_compact,
-            up: up_compact,
-            ids: (id, up_id),
-            up_requests,
-            up_opened_ms,
-            stream: Box::new(stream),
-        };
+        let cold = Cold::Exchange(Exchange::of(
+            stream,
+            (&down_compact, &up_compact),
+            (up_id, up_requests, up_opened_ms),
+        ));
         let record = Record {
             cold: Some(Box::new(cold)),
             ..record

@@ -79,7 +79,7 @@ pub(super) struct Times {
 }
 
 /// A stream.
-pub struct Stream {
+pub(super) struct Stream {
     pub(super) timer: TimerLink,
     pub(super) client: Client,
     pub(super) client_id: StreamId,

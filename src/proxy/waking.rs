@@ -94,7 +94,6 @@ impl Gateway {
         let empty = moorgate_codecs::Compact::default();
         let compact = match cold {
             Some(Cold::Codec(compact)) => compact,
-            Some(Cold::Exchange { up, .. }) => up,
             _ => &empty,
         };
         match &config.codec {
@@ -202,29 +201,29 @@ impl Gateway {
         let tunnel = record.has(flags::TUNNEL);
         let cold = record.cold.map(|cold| *cold);
         match cold {
-            Some(Cold::Exchange {
-                down,
-                up,
-                ids,
-                up_requests,
-                up_opened_ms,
-                stream,
-            }) => {
+            Some(Cold::Exchange(exchange)) => {
                 let NetworkFilter::Http(http) = &chain.chain.filter else {
                     return None;
                 };
-                let mut stream = *stream;
+                let (down, up) = exchange.codecs();
+                let up_codec: Box<dyn Codec> = match &endpoint.cluster.config.codec {
+                    Some(factory) => factory.unpark(up),
+                    None => Box::new(http1::Client::unpark(
+                        Arc::clone(&endpoint.cluster.config.http1),
+                        up,
+                    )),
+                };
+                let codec: Box<dyn Codec> = match &http.codec {
+                    Some(factory) => factory.unpark(down),
+                    None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), down)),
+                };
+                let ids = (exchange.client_id(), exchange.up_id);
+                let (up_requests, up_opened_ms) = (exchange.up_requests, exchange.up_opened_ms);
+                let mut stream = exchange.into_stream(Some(&endpoint));
                 stream.client = Client::Resident(key);
                 stream.upstream = Some((peer, ids.1));
                 let stream_key = self.streams.0.insert(stream);
                 self.schedule_stream(stream_key);
-                let up_codec: Box<dyn Codec> = match &endpoint.cluster.config.codec {
-                    Some(factory) => factory.unpark(&up),
-                    None => Box::new(http1::Client::unpark(
-                        Arc::clone(&endpoint.cluster.config.http1),
-                        &up,
-                    )),
-                };
                 let peer_conn = self.conn_mut(peer)?;
                 peer_conn.opened_ms = up_opened_ms;
                 peer_conn.role = Role::Up(Box::new(Up {
@@ -238,10 +237,6 @@ impl Gateway {
                     draining: false,
                     permit: Some(permit),
                 }));
-                let codec: Box<dyn Codec> = match &http.codec {
-                    Some(factory) => factory.unpark(&down),
-                    None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), &down)),
-                };
                 let conn = self.conns.get_key_mut(key)?;
                 let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
                 let (remote, local) = Self::addresses(core, conn);
@@ -383,10 +378,8 @@ impl Gateway {
             }
         }
         match record.cold.map(|cold| *cold) {
-            Some(Cold::Exchange { stream, .. }) => {
-                let mut stream = *stream;
-                stream.client = Client::Gone;
-                stream.upstream = None;
+            Some(Cold::Exchange(exchange)) => {
+                let stream = exchange.into_stream(endpoint.as_ref());
                 let key = self.streams.0.insert(stream);
                 self.uncount_upstream(key);
                 self.end_stream(core, key);

@@ -92,7 +92,7 @@ impl Client {
     /// A codec for a connection that was parked. What [`Codec::park`] gave is always understood;
     /// anything else gives a codec that is [`Codec::finished`].
     #[must_use]
-    pub fn unpark(settings: Arc<Settings>, compact: &Compact) -> Self {
+    pub fn unpark(settings: Arc<Settings>, compact: &[u8]) -> Self {
         let mut client = Self::new(settings);
         if compact.is_empty() {
             return client;

@@ -47,8 +47,8 @@ pub(super) fn pack(state: State) -> Compact {
     Box::new(bytes)
 }
 
-pub(super) fn unpack(compact: &Compact) -> Option<State> {
-    let bytes: &[u8; LENGTH] = compact.as_ref().try_into().ok()?;
+pub(super) fn unpack(compact: &[u8]) -> Option<State> {
+    let bytes: &[u8; LENGTH] = compact.try_into().ok()?;
     let number = |at: usize| {
         let mut number = [0; 8];
         number.copy_from_slice(&bytes[at..at + 8]);

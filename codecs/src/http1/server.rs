@@ -107,7 +107,7 @@ impl Server {
     /// A codec for a connection that was parked. What [`Codec::park`] gave is always understood;
     /// anything else gives a codec that is [`Codec::finished`].
     #[must_use]
-    pub fn unpark(settings: Arc<Settings>, compact: &Compact) -> Self {
+    pub fn unpark(settings: Arc<Settings>, compact: &[u8]) -> Self {
         let mut server = Self::new(settings);
         if compact.is_empty() {
             return server;

@@ -125,7 +125,7 @@ impl Mux {
     /// A codec for a connection that was parked. What [`park`](crate::Codec::park) gave is always
     /// understood; anything else gives a codec that is finished.
     #[must_use]
-    pub fn unpark(role: Role, settings: Settings, compact: &Compact) -> Self {
+    pub fn unpark(role: Role, settings: Settings, compact: &[u8]) -> Self {
         let mut mux = Self::new(role, settings);
         if !compact.is_empty() && unpack(&mut mux, compact).is_none() {
             mux.streams.clear();

@@ -196,7 +196,7 @@ impl Bed {
         })
     }
 
-    fn http(&self, plan: HttpPlan, cluster: &str) -> Http {
+    pub(crate) fn http(&self, plan: HttpPlan, cluster: &str) -> Http {
         let mut table = RouteTable::builder("test");
         let host = VirtualHost {
             name: "all".to_owned(),

@@ -6,9 +6,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use moorgate_codecs::testmux::{Mux, Role, Settings};
-use moorgate_codecs::{
-    Codec, Compact, Event, Events, Head, HeadKind, Out, ResetReason, StreamId, Why,
-};
+use moorgate_codecs::{Codec, Event, Events, Head, HeadKind, Out, ResetReason, StreamId, Why};
 
 use super::message::{belong, content};
 use super::script::{Answer, Script};
@@ -36,7 +34,7 @@ impl CodecFactory for Factory {
         Box::new(Mux::new(self.role, self.settings))
     }
 
-    fn unpark(&self, compact: &Compact) -> Box<dyn Codec> {
+    fn unpark(&self, compact: &[u8]) -> Box<dyn Codec> {
         Box::new(Mux::unpark(self.role, self.settings, compact))
     }
 }
