@@ -55,7 +55,7 @@ impl<R: Reactor> App<R> for Gateway {
     }
 
     fn is_local(&self, record: &Parked<ProxyFacts>) -> bool {
-        record.kind == Kind::Pooled || matches!(record.cold.as_deref(), Some(Cold::Mux { .. }))
+        record.kind == Kind::Pooled || matches!(record.cold.as_deref(), Some(Cold::Mux(_)))
     }
 
     fn message(&mut self, core: &mut Core<R>, message: Message) {

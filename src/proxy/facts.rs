@@ -32,14 +32,18 @@ pub enum Cold {
     Exchange(Box<Exchange>),
     /// A tunnel with facts for its access log.
     Tunnel(Box<super::tunnel::Facts>),
-    /// A multiplexed client: remainder of its codec and its open streams, which stay in the table of
-    /// their worker.
-    Mux {
-        /// Remainder of the codec.
-        codec: Compact,
-        /// Stream numbers and their keys.
-        streams: Vec<(StreamId, Key)>,
-    },
+    /// A multiplexed client with open streams.
+    Mux(Box<ParkedMux>),
+}
+
+/// Remainder of a multiplexed client's codec, and its open streams, which stay in the table of their
+/// worker.
+#[derive(Debug)]
+pub struct ParkedMux {
+    /// Remainder of the codec.
+    pub codec: Compact,
+    /// Stream numbers and their keys.
+    pub streams: Vec<(StreamId, Key)>,
 }
 
 /// Marks the types for the engine.
@@ -89,3 +93,4 @@ pub enum Message {
 /// A parked connection fits a cache line, and its slot does not grow unnoticed.
 const _: () = assert!(size_of::<crate::engine::parked::Parked<ProxyFacts>>() <= 64);
 const _: () = assert!(size_of::<crate::engine::parked::Slot<ProxyFacts>>() <= 80);
+const _: () = assert!(size_of::<Cold>() <= 24);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use moorgate_codecs::Shape;
 
 use super::conn::{Closing, Conn, Role, pause};
-use super::facts::{Cold, Endpoint, ProxyFacts};
+use super::facts::{Cold, Endpoint, ParkedMux, ProxyFacts};
 use super::gateway::{Core, Gateway};
 use super::silent::Exchange;
 use super::stream::Client;
@@ -312,10 +312,10 @@ impl Gateway {
         let http = &down.http;
         let draining = if down.draining { flags::DRAINING } else { 0 };
         let streams = down.streams.entries().to_vec();
-        let cold = Cold::Mux {
+        let cold = Cold::Mux(Box::new(ParkedMux {
             codec: compact,
             streams,
-        };
+        }));
         let slot = conn.slot;
         let record = Record {
             socks: [conn.sock, NO_SOCK],

@@ -17,6 +17,7 @@ use super::http::router_rules::Timeouts;
 use super::stream::{Client, Lane, Stream, Times};
 use crate::cluster::breaker::Permit;
 use crate::engine::chunk::ByteQueue;
+use crate::engine::parked::Deci;
 use crate::engine::reactor::Addr;
 use crate::engine::wheel::TimerLink;
 use crate::filter::Filter;
@@ -27,19 +28,20 @@ use crate::route::Route;
 pub struct Exchange {
     /// Remainder of the downstream codec, then of the upstream one.
     codecs: Compact,
-    /// Where the second one begins.
-    split: u32,
+    /// When the upstream connection was opened.
+    pub(super) up_opened: Deci,
     /// Stream number on the upstream connection.
     pub(super) up_id: StreamId,
-    /// When the upstream connection was opened, ms.
-    pub(super) up_opened_ms: u64,
     /// Requests the upstream connection has carried.
     pub(super) up_requests: u32,
+    /// Where the second remainder begins.
+    split: u32,
     stream: Silent,
 }
 
-/// With its allocation, the slot and the codecs' remainders this is what a silent exchange costs.
-const _: () = assert!(size_of::<Exchange>() <= 256);
+/// With the slot, the cold block and the codecs' remainders this is what a silent exchange costs. 192
+/// is a size class of the allocator.
+const _: () = assert!(size_of::<Exchange>() <= 192);
 
 impl Exchange {
     /// Packs an exchange. The stream must be silent: nothing of it is held.
@@ -56,7 +58,7 @@ impl Exchange {
             codecs: both.into_boxed_slice(),
             split,
             up_id,
-            up_opened_ms,
+            up_opened: Deci::from_ms(up_opened_ms),
             up_requests,
             stream: Silent::of(stream),
         })
@@ -98,6 +100,19 @@ mod bit {
     pub(super) const HAS_ENDPOINT: u16 = 1 << 15;
 }
 
+/// Bits of [`Silent::more_bits`].
+mod more {
+    pub(super) const ALT_RESPONSE: u16 = 1;
+    /// The details are the ones of an answer that came from an upstream.
+    pub(super) const VIA_UPSTREAM: u16 = 1 << 1;
+}
+
+/// What the log says of a response that an upstream gave.
+const VIA_UPSTREAM: &str = "via_upstream";
+
+/// No number.
+const NONE: u32 = u32::MAX;
+
 /// A moment as its distance from the stream's start, ms, plus one; 0: not yet. What is further away than
 /// 49 days is kept as that.
 #[derive(Clone, Copy, Debug, Default)]
@@ -134,6 +149,9 @@ struct Rare {
     held_at: usize,
     one_way: bool,
     tried: Vec<crate::cluster::HostId>,
+    /// Why it ended as it will, where that is known already and not the usual.
+    details: &'static str,
+    response_end: u64,
     /// Timeouts and the idle timeout, where one does not fit in 32 bits.
     long_timeouts: Option<(Timeouts, u64)>,
 }
@@ -157,6 +175,8 @@ impl Rare {
             && self.held_at == 0
             && !self.one_way
             && self.tried.is_empty()
+            && self.details.is_empty()
+            && self.response_end == 0
             && self.long_timeouts.is_none()
     }
 }
@@ -171,25 +191,29 @@ struct Silent {
     retry: Option<Box<RetryState>>,
     rare: Option<Box<Rare>>,
     permit: Option<Permit>,
-    details: &'static str,
     request_bytes: u64,
     response_bytes: u64,
     started_ms: u64,
     flags: u64,
     stream_number: u64,
-    weighted: Option<u32>,
-    cluster: Option<crate::cluster::ClusterId>,
-    attempts: u32,
+    /// [`NONE`] when there is none.
+    weighted: u32,
+    /// [`NONE`] when there is none.
+    cluster: u32,
+    /// Saturates.
+    attempts: u16,
     /// Global, per try, per try idle, whole upstream stream; ms.
     timeouts: [u32; 4],
     idle_timeout: u32,
     active: Since,
     try_started: Since,
-    /// In the order of [`Times`].
-    times: [Since; 5],
+    request_end: Since,
+    upstream_start: Since,
+    upstream_end: Since,
+    response_start: Since,
     status: u16,
     bits: u16,
-    alt_response: bool,
+    more_bits: u16,
 }
 
 impl Silent {
@@ -279,6 +303,14 @@ impl Silent {
                 bits |= bit;
             }
         }
+        let via_upstream = details == VIA_UPSTREAM;
+        let mut more_bits = 0;
+        if timeouts.alt_response {
+            more_bits |= more::ALT_RESPONSE;
+        }
+        if via_upstream {
+            more_bits |= more::VIA_UPSTREAM;
+        }
         let rare = Rare {
             response_head,
             retry_permit,
@@ -291,6 +323,8 @@ impl Silent {
             held_at,
             one_way,
             tried,
+            details: if via_upstream { "" } else { details },
+            response_end: times.response_end,
             long_timeouts: (!fits).then_some((timeouts, idle_timeout_ms)),
         };
         let since = |at| Since::of(at, started_ms);
@@ -302,29 +336,25 @@ impl Silent {
             retry,
             rare: (!rare.is_empty()).then(|| Box::new(rare)),
             permit,
-            details,
             request_bytes: request.bytes,
             response_bytes: response.bytes,
             started_ms,
             flags,
             stream_number,
-            weighted,
-            cluster,
-            attempts,
+            weighted: weighted.unwrap_or(NONE),
+            cluster: cluster.map_or(NONE, |cluster| cluster.0),
+            attempts: u16::try_from(attempts).unwrap_or(u16::MAX),
             timeouts: [narrow[0], narrow[1], narrow[2], narrow[3]],
             idle_timeout: narrow[4],
             active: since(active_ms),
             try_started: since(try_started_ms),
-            times: [
-                since(times.request_end),
-                since(times.upstream_start),
-                since(times.upstream_end),
-                since(times.response_start),
-                since(times.response_end),
-            ],
+            request_end: since(times.request_end),
+            upstream_start: since(times.upstream_start),
+            upstream_end: since(times.upstream_end),
+            response_start: since(times.response_start),
             status,
             bits,
-            alt_response: timeouts.alt_response,
+            more_bits,
         }
     }
 
@@ -340,18 +370,11 @@ impl Silent {
                     per_try_ms: per_try,
                     per_try_idle_ms: per_try_idle,
                     max_stream_ms: max_stream,
-                    alt_response: self.alt_response,
+                    alt_response: self.more_bits & more::ALT_RESPONSE != 0,
                 },
                 u64::from(self.idle_timeout),
             )
         });
-        let [
-            request_end,
-            upstream_start,
-            upstream_end,
-            response_start,
-            response_end,
-        ] = self.times.map(|since| since.at(start));
         Stream {
             timer: TimerLink::default(),
             client: Client::Gone,
@@ -376,8 +399,10 @@ impl Silent {
             head: self.head,
             response_head: rare.response_head,
             route: self.route,
-            weighted: self.weighted,
-            cluster: self.cluster,
+            weighted: Some(self.weighted).filter(|index| *index != NONE),
+            cluster: Some(self.cluster)
+                .filter(|id| *id != NONE)
+                .map(crate::cluster::ClusterId),
             tried: rare.tried,
             auto_host_rewrite: has(bit::AUTO_HOST_REWRITE),
             permit: self.permit,
@@ -400,22 +425,26 @@ impl Silent {
             filters: rare.filters,
             pending: None,
             hold_body: None,
-            attempts: self.attempts,
+            attempts: u32::from(self.attempts),
             started_ms: start,
             active_ms: self.active.at(start),
             idle_timeout_ms,
             timeouts,
             try_started_ms: self.try_started.at(start),
             times: Times {
-                request_end,
-                upstream_start,
-                upstream_end,
-                response_start,
-                response_end,
+                request_end: self.request_end.at(start),
+                upstream_start: self.upstream_start.at(start),
+                upstream_end: self.upstream_end.at(start),
+                response_start: self.response_start.at(start),
+                response_end: rare.response_end,
             },
             status: self.status,
             flags: self.flags,
-            details: self.details,
+            details: if self.more_bits & more::VIA_UPSTREAM == 0 {
+                rare.details
+            } else {
+                VIA_UPSTREAM
+            },
             upgrade: has(bit::UPGRADE),
             high_priority: has(bit::HIGH_PRIORITY),
             one_way: rare.one_way,
@@ -461,9 +490,18 @@ mod tests {
         stream.idle_timeout_ms = 300_000;
         stream.timeouts.global_ms = 1 << 40;
         stream.times.response_start = 1_200;
+        stream.times.upstream_end = 1_100;
         stream.request_id = Some((*b"an id").into());
         stream.stream_number = 99;
         stream.upgrade = true;
+        // Its usual state needs nothing but the block itself.
+        stream.timeouts.global_ms = 15_000;
+        stream.request_id = None;
+        let usual = Silent::of(stream);
+        assert!(usual.rare.is_none(), "{usual:?}");
+        let mut stream = usual.into_stream(None);
+        stream.timeouts.global_ms = 1 << 40;
+        stream.request_id = Some((*b"an id").into());
         let exchange = Exchange::of(
             stream,
             (&Compact::from(*b"down"), &Compact::from(*b"up")),
@@ -471,7 +509,7 @@ mod tests {
         );
         assert_eq!(exchange.codecs(), (&b"down"[..], &b"up"[..]));
         assert_eq!((exchange.up_id, exchange.up_requests), (9, 5));
-        assert_eq!(exchange.up_opened_ms, 900);
+        assert_eq!(exchange.up_opened.ms(), 900);
         assert_eq!(exchange.client_id(), 7);
         let back = exchange.into_stream(None);
         assert!(back.request.done && back.request.sent && !back.request.head_sent);
@@ -489,6 +527,7 @@ mod tests {
             (1_200, 0)
         );
         assert_eq!(back.request_id.as_deref(), Some(&b"an id"[..]));
+        assert_eq!(back.times.upstream_end, 1_100);
         assert_eq!((back.started_ms, back.stream_number), (1_000, 99));
     }
 }

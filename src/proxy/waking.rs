@@ -133,7 +133,7 @@ impl Gateway {
         };
         let (compact, streams) = match record.cold.map(|cold| *cold) {
             Some(Cold::Codec(compact)) => (compact, Vec::new()),
-            Some(Cold::Mux { codec, streams }) => (codec, streams),
+            Some(Cold::Mux(parked)) => (parked.codec, parked.streams),
             _ => (moorgate_codecs::Compact::default(), Vec::new()),
         };
         for (_, stream) in &streams {
@@ -218,7 +218,7 @@ impl Gateway {
                     None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), down)),
                 };
                 let ids = (exchange.client_id(), exchange.up_id);
-                let (up_requests, up_opened_ms) = (exchange.up_requests, exchange.up_opened_ms);
+                let (up_requests, up_opened_ms) = (exchange.up_requests, exchange.up_opened.ms());
                 let mut stream = exchange.into_stream(Some(&endpoint));
                 stream.client = Client::Resident(key);
                 stream.upstream = Some((peer, ids.1));
@@ -384,8 +384,8 @@ impl Gateway {
                 self.uncount_upstream(key);
                 self.end_stream(core, key);
             }
-            Some(Cold::Mux { streams, .. }) => {
-                for (_, stream) in streams {
+            Some(Cold::Mux(parked)) => {
+                for (_, stream) in parked.streams {
                     self.client_gone(core, stream);
                 }
             }
