@@ -105,6 +105,7 @@ mod more {
     pub(super) const ALT_RESPONSE: u16 = 1;
     /// The details are the ones of an answer that came from an upstream.
     pub(super) const VIA_UPSTREAM: u16 = 1 << 1;
+    pub(super) const BODILESS: u16 = 1 << 2;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -238,6 +239,7 @@ impl Silent {
             on_used_connection,
             held_at,
             is_connect,
+            bodiless,
             envoy_headers,
             wants_request_id,
             request_id,
@@ -307,6 +309,9 @@ impl Silent {
         let mut more_bits = 0;
         if timeouts.alt_response {
             more_bits |= more::ALT_RESPONSE;
+        }
+        if bodiless {
+            more_bits |= more::BODILESS;
         }
         if via_upstream {
             more_bits |= more::VIA_UPSTREAM;
@@ -409,6 +414,7 @@ impl Silent {
             on_used_connection: has(bit::ON_USED_CONNECTION),
             held_at: rare.held_at,
             is_connect: has(bit::IS_CONNECT),
+            bodiless: self.more_bits & more::BODILESS != 0,
             envoy_headers: has(bit::ENVOY_HEADERS),
             wants_request_id: has(bit::WANTS_REQUEST_ID),
             request_id: rare.request_id,
