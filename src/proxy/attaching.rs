@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use moorgate_codecs::{Head, ResetReason, StreamId};
+use moorgate_codecs::{Head, HeadKind, ResetReason, StreamId};
 
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
@@ -54,8 +54,25 @@ impl Gateway {
         stream.endpoint = Some(endpoint);
         stream.try_started_ms = now;
         stream.times.upstream_start = now;
+        if stream.terminates() {
+            self.accept_connect(core, stream_key);
+            return;
+        }
         self.send_request_head(core, stream_key, key, id);
         self.schedule_stream(stream_key);
+    }
+
+    /// The connection that a CONNECT asked for is there: its client is told so in the upstream's name.
+    fn accept_connect<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let mut head = self.events.take_head();
+        head.kind = HeadKind::Response;
+        head.status = 200;
+        head.upgrade = true;
+        if let Some(stream) = self.stream_mut(key) {
+            stream.request.head_sent = true;
+            stream.request.sent = true;
+        }
+        self.response_arrived(core, key, head, false);
     }
 
     fn send_request_head<R: Reactor>(

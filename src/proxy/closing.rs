@@ -23,7 +23,10 @@ impl Gateway {
                 }
                 self.upstream_gone(core, key, reset);
             }
-            Role::Tunnel(_) => self.tunnel_broken(core, key, reset),
+            Role::Tunnel(_) => {
+                self.note_left(key);
+                self.tunnel_broken(core, key, reset);
+            }
             Role::Down(down) => {
                 let stats = down.http.stats;
                 let open = !down.streams.is_empty();

@@ -120,6 +120,8 @@ pub(super) struct Up {
     pub(super) requests: u32,
     /// Only for this client (its connection's key), which is to move.
     pub(super) only_for: Option<Key>,
+    /// For the payload of one CONNECT that ends here: no HTTP is spoken on it.
+    pub(super) raw: bool,
     /// Takes no new streams.
     pub(super) draining: bool,
     /// Counted in the breaker's connections.

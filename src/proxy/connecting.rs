@@ -14,12 +14,14 @@ use crate::engine::reactor::{Interest, Reactor};
 use crate::engine::slab::Key;
 
 impl Gateway {
+    /// Opens a connection to a host. `own`: for this client alone; `raw`: for the payload of a CONNECT.
     pub(super) fn connect<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
         host: HostId,
         priority: Priority,
         own: Option<Key>,
+        raw: bool,
     ) {
         let Some(pool) = self.pools.get(&host) else {
             return;
@@ -32,8 +34,9 @@ impl Gateway {
             .acquire(Resource::Connections, priority, thresholds)
         {
             Some(permit) => permit,
-            // A pool without any connection may open one, so that what waits is not stuck.
-            None if pool.total == 0 => {
+            // A pool without any connection may open one, so that what waits is not stuck; and nobody
+            // else's connection could serve a CONNECT.
+            None if pool.total == 0 || raw => {
                 self.stats.inc(cluster.stats.upstream_cx_overflow);
                 cluster
                     .breakers
@@ -64,8 +67,8 @@ impl Gateway {
             }
         };
         let codec = match &cluster.config.codec {
-            Some(factory) => factory.make(),
-            None => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
+            Some(factory) if !raw => factory.make(),
+            _ => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
         };
         let up = Up {
             codec,
@@ -75,6 +78,7 @@ impl Gateway {
             idle: false,
             requests: 0,
             only_for: own,
+            raw,
             draining: false,
             permit: Some(permit),
         };

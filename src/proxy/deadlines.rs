@@ -272,7 +272,7 @@ impl Gateway {
             self.stats
                 .inc(http.stats.downstream_rq_max_duration_reached);
             self.fail(core, key, LocalReply::MaxDuration { complete });
-        } else if stream.request.done
+        } else if stream.asked_all()
             && !stream.response.sent
             && passed(stream.times.request_end, stream.timeouts.global_ms)
         {

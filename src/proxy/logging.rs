@@ -139,7 +139,7 @@ impl Gateway {
             }
         }
         if let Some(stream) = facts.stream.take() {
-            self.end_upgraded(core, *stream, (facts.received, facts.sent));
+            self.end_upgraded(core, *stream, facts.payload());
         }
     }
 

@@ -149,7 +149,7 @@ impl Gateway {
             .is_some_and(|(drain, down)| drain.is_whole() || retired.contains_key(&down.chain.id));
         let early = self
             .stream(stream)
-            .is_some_and(|stream| !stream.request.done && !stream.reverse);
+            .is_some_and(|stream| !stream.asked_all() && !stream.reverse);
         let Some(down) = self.conn_mut(client).and_then(Conn::down_mut) else {
             return;
         };

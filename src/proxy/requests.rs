@@ -66,6 +66,8 @@ impl Gateway {
         stream.one_way = head.one_way;
         stream.is_connect = head.method() == b"CONNECT";
         stream.upgrade = head.upgrade;
+        let protocol = head.get(b"upgrade").unwrap_or_default();
+        stream.websocket = protocol.eq_ignore_ascii_case(b"websocket");
         if !http.filters.is_empty() {
             stream.filters = http.filters.iter().map(|factory| factory.make()).collect();
         }

@@ -133,12 +133,24 @@ impl Gateway {
             return;
         };
         self.apply_response_rules(core, key, &mut head, Source::Upstream);
-        let Some(stream) = self.stream_mut(key) else {
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
         let id = stream.client_id;
         let tunnel =
             stream.upgrade && (head.status == 101 || stream.is_connect && head.status / 100 == 2);
+        // An answer that neither opens the WebSocket nor says what was wrong: its content is nothing
+        // that the client asked for.
+        let unsuccessful = stream.websocket && stream.upgrade && !tunnel && head.status < 400;
+        if unsuccessful {
+            head.remove(b"content-type");
+            head.content_length = Some(0);
+            stream.details = "websocket_handshake_unsuccessful";
+            stream.response.done = true;
+            stream.response.bytes = 0;
+            stream.response.trailers = None;
+            stream.response.buffer.clear(&mut core.chunks);
+        }
         let lane = &mut stream.response;
         let end = lane.done && lane.buffer.is_empty() && lane.trailers.is_none() && !tunnel;
         lane.head_sent = true;
@@ -177,6 +189,9 @@ impl Gateway {
         if tunnel {
             self.become_tunnel(core, key);
             return;
+        }
+        if unsuccessful {
+            self.detach_upstream(core, key, ResetReason::Cancel);
         }
         if end {
             self.settle(core, key, Way::Response);

@@ -111,10 +111,6 @@ impl Gateway {
         let scratch = &mut self.scratch;
         http.routes
             .finalize_request(&route, weighted, head, keep_original, &facts, scratch);
-        if stream.upgrade {
-            // A tunnel has no end that a timeout could wait for.
-            stream.timeouts.global_ms = 0;
-        }
     }
 
     /// What the upstream is told before each try.
@@ -154,8 +150,8 @@ impl Gateway {
             return;
         };
         let http = &stream.http;
-        if source == Source::Upstream {
-            let took = now.saturating_sub(stream.times.upstream_start);
+        if source == Source::Upstream && stream.asked_all() {
+            let took = now.saturating_sub(stream.times.request_end);
             response_rules::from_upstream(head, &http.rules, took, &mut self.scratch.bytes);
         }
         if let Some(route) = &stream.route

@@ -18,7 +18,7 @@ use crate::engine::reactor::Addr;
 use crate::engine::slab::{Key, PagedSlab};
 use crate::engine::wheel::{TimerLink, TimerStore};
 use crate::filter::{Filter, Token};
-use crate::route::Route;
+use crate::route::{Action, Route};
 
 /// Directions of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,8 @@ pub(super) struct Stream {
     /// The filter whose body is held back.
     pub(super) held_at: usize,
     pub(super) is_connect: bool,
+    /// It wants to become a WebSocket.
+    pub(super) websocket: bool,
     /// The request was all said with its head.
     pub(super) bodiless: bool,
     /// `x-envoy-*` fields came with the request.
@@ -188,6 +190,7 @@ impl Stream {
             on_used_connection: false,
             held_at: 0,
             is_connect: false,
+            websocket: false,
             bodiless: false,
             remote: None,
             direct_remote: None,
@@ -262,11 +265,24 @@ impl Stream {
         }
     }
 
+    /// It is a CONNECT that ends here: its payload is what the upstream gets.
+    pub(super) fn terminates(&self) -> bool {
+        self.is_connect
+            && self.route.as_ref().is_some_and(|route| {
+                matches!(&route.action, Action::Forward(forward) if forward.terminate_connect)
+            })
+    }
+
     /// When the time of the try that is under way began, ms: its connection was there and the request
     /// had come in.
     pub(super) fn try_since(&self) -> Option<u64> {
-        (self.try_under_way() && self.request.done)
+        (self.try_under_way() && self.asked_all())
             .then(|| self.try_started_ms.max(self.times.request_end))
+    }
+
+    /// The client has said all, and no tunnel is asked for: from then on the router's timeouts run.
+    pub(super) fn asked_all(&self) -> bool {
+        self.request.done && !self.upgrade
     }
 
     fn try_under_way(&self) -> bool {
@@ -284,7 +300,7 @@ impl Stream {
         at(self.active_ms, self.idle_timeout_ms);
         at(self.started_ms, self.http.max_stream_duration_ms);
         if self.request.done {
-            if !self.response.sent {
+            if self.asked_all() && !self.response.sent {
                 at(self.times.request_end, self.timeouts.global_ms);
             }
         } else {

@@ -10,6 +10,7 @@ use super::config::{Http, Listener, TcpProxy};
 use super::conn::{Conn, Role, pause};
 use super::facts::Endpoint;
 use super::gateway::{Core, Gateway};
+use super::http::local_reply::UpstreamFailure;
 use crate::cluster::balance::Pick;
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::engine::arena::Span;
@@ -62,6 +63,8 @@ pub struct Facts {
     /// Bytes from the client and to it, of the time before it was last parked.
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// Bytes from and to the client that were HTTP, before it was a tunnel.
+    pub(super) before: (u64, u64),
     /// The client's address and ours, for a log: the socket cannot be asked when it is gone.
     pub(super) addresses: Option<Box<(Addr, Addr)>>,
     /// The upgraded request, for its access log.
@@ -74,6 +77,14 @@ impl Facts {
             Origin::Tcp(tcp) => tcp.idle_timeout_ms,
             Origin::Upgrade(http) => http.stream_idle_timeout_ms,
         }
+    }
+
+    /// Bytes from the client and to it that went through the tunnel.
+    pub(super) fn payload(&self) -> (u64, u64) {
+        (
+            self.received.saturating_sub(self.before.0),
+            self.sent.saturating_sub(self.before.1),
+        )
     }
 
     pub(super) fn max_duration_ms(&self) -> u64 {
@@ -338,8 +349,36 @@ impl Gateway {
         true
     }
 
+    /// This end of an upgraded exchange was the first to leave: its log says so.
+    pub(super) fn note_left(&mut self, key: Key) {
+        let Some(end) = self.tunnel_end(key) else {
+            return;
+        };
+        let (client, peer) = (end.client, end.peer);
+        let Some(peer) = peer.filter(|peer| self.conn(*peer).is_some_and(|c| !c.read_closed))
+        else {
+            return;
+        };
+        let with_facts = if client { key } else { peer };
+        let facts = self
+            .tunnel_end_mut(with_facts)
+            .and_then(|end| end.facts.as_mut());
+        let Some(stream) = facts.and_then(|facts| facts.stream.as_mut()) else {
+            return;
+        };
+        if client {
+            stream.flags |= flags::DOWNSTREAM_TERMINATION;
+            stream.details = "downstream_remote_disconnect";
+        } else if !stream.terminates() {
+            let failure = UpstreamFailure::Terminated;
+            stream.flags |= failure.flags();
+            stream.details = failure.details(true);
+        }
+    }
+
     /// One end will send no more: the other is told when it has everything.
     pub(super) fn tunnel_eof<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        self.note_left(key);
         let Some(peer) = self.tunnel_end(key).and_then(|end| end.peer) else {
             self.tunnel_broken(core, key, false);
             return;
@@ -477,7 +516,7 @@ impl Gateway {
             }
         }
         if let Some(stream) = facts.stream.take() {
-            self.end_upgraded(core, *stream, (facts.received, facts.sent));
+            self.end_upgraded(core, *stream, facts.payload());
         }
     }
 
@@ -524,6 +563,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            before: (0, 0),
             addresses: addresses.map(Box::new),
             stream: None,
         };

@@ -65,6 +65,11 @@ impl Gateway {
             return;
         };
         let Role::Down(down) = &conn.role else { return };
+        // Bytes that were read and not consumed are the tunnel's first; all that is queued is HTTP.
+        let before = (
+            conn.rx.saturating_sub(conn.rest.len() as u64),
+            conn.tx + conn.output.len() as u64,
+        );
         let facts = Facts {
             origin: Origin::Upgrade(Arc::clone(http)),
             chain: down.chain.id.0,
@@ -75,6 +80,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            before,
             addresses: None,
             stream: Some(stream),
         };

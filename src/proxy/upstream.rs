@@ -13,6 +13,7 @@ use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
+use super::stream::Stream;
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::cluster::{Cluster, Host, HostId};
 use crate::engine::reactor::Reactor;
@@ -100,9 +101,11 @@ impl Gateway {
             };
             pool.endpoint = Arc::new(endpoint);
         }
-        if let Some(conn) = self
-            .with_room(host.id, own)
-            .or_else(|| self.take_idle(core, host.id, own))
+        let raw = self.stream(stream).is_some_and(Stream::terminates);
+        if !raw
+            && let Some(conn) = self
+                .with_room(host.id, own)
+                .or_else(|| self.take_idle(core, host.id, own))
         {
             self.attach(core, conn, stream);
             return;
@@ -129,8 +132,8 @@ impl Gateway {
         pool.pending.push_back((stream, permit));
         let multiplexed = cluster.config.codec.is_some();
         let each = if multiplexed { ASSUMED_STREAMS } else { 1 };
-        if own.is_some() || pool.connecting * each < pool.pending.len() {
-            self.connect(core, host.id, priority, own);
+        if raw || own.is_some() || pool.connecting * each < pool.pending.len() {
+            self.connect(core, host.id, priority, own, raw);
         }
     }
 
@@ -234,18 +237,21 @@ impl Gateway {
                 return;
             }
             let host = up.endpoint.host.id;
-            let only_for = up.only_for;
+            let (only_for, raw) = (up.only_for, up.raw);
             let idle = up.streams.is_empty();
-            let mut next = self.next_pending(host, only_for);
+            let mut next = self.next_pending(host, only_for, raw);
             if next.is_none() && idle && only_for.is_some() {
                 // The one it was made for was served by another, which somebody else waited for.
                 if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
                     up.only_for = None;
                 }
-                next = self.next_pending(host, None);
+                next = self.next_pending(host, None, raw);
             }
             let Some(stream) = next else {
-                if idle {
+                if raw {
+                    // The client it was for went away.
+                    self.upstream_gone(core, key, false);
+                } else if idle {
                     self.become_idle(core, key, host);
                 }
                 return;
@@ -254,17 +260,15 @@ impl Gateway {
         }
     }
 
-    fn next_pending(&mut self, host: HostId, only_for: Option<Key>) -> Option<Key> {
+    fn next_pending(&mut self, host: HostId, only_for: Option<Key>, raw: bool) -> Option<Key> {
         let pool = self.pools.get_mut(&host)?;
         let stats = pool.endpoint.cluster.stats;
         let mut at = 0;
         while let Some((stream, _)) = pool.pending.get(at) {
             let stream = *stream;
-            let fits = self
-                .streams
-                .0
-                .get_key(stream)
-                .map(|found| only_for.is_none() || found.client_key() == only_for);
+            let fits = self.streams.0.get_key(stream).map(|found| {
+                found.terminates() == raw && (only_for.is_none() || found.client_key() == only_for)
+            });
             if fits == Some(false) {
                 at += 1;
                 continue;

@@ -83,6 +83,7 @@ impl Gateway {
             idle: true,
             requests: record.requests,
             only_for: None,
+            raw: false,
             draining: false,
             permit: Some(permit),
         }));
@@ -234,6 +235,7 @@ impl Gateway {
                     idle: false,
                     requests: up_requests,
                     only_for: None,
+                    raw: false,
                     draining: false,
                     permit: Some(permit),
                 }));
@@ -306,6 +308,7 @@ impl Gateway {
             flags: 0,
             received: 0,
             sent: 0,
+            before: (0, 0),
             addresses: None,
             stream: None,
         }))

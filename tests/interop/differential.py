@@ -116,6 +116,23 @@ CASES = [
     Case("absolute-form of https", raw(f"GET https://gateway.example/ HTTP/1.1\r\n{H}\r\n")),
     Case("connect", raw("CONNECT gateway.example:443 HTTP/1.1\r\nHost: gateway.example:443\r\n"
                         "\r\n")),
+    # The second request of each is what goes through the tunnel.
+    Case("connect that ends here", raw("CONNECT tunnel.example:443 HTTP/1.1\r\n"
+                                       "Host: tunnel.example:443\r\n\r\n"), get("/"),
+         method="CONNECT"),
+    Case("connect that ends here, payload at once",
+         raw("CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\n") + get("/"),
+         b"", method="CONNECT"),
+    *(Case(f"upgrade, {how}", get(target, "Connection: Upgrade", "Upgrade: websocket"), b"abc")
+      for how, target in (("client leaves", "/upgrade"), ("upstream leaves", "/upgrade/3"),
+                          ("upstream refuses", "/"), ("upstream redirects", "/status/301"),
+                          ("upstream fails", "/status/500"), ("chunked", "/chunked"),
+                          ("upstream cannot be reached", "/dead"))),
+    Case("connect that ends here, upstream leaves",
+         raw("CONNECT tunnel.example:443 HTTP/1.1\r\nHost: tunnel.example:443\r\n\r\n"),
+         get("/until-close"), method="CONNECT"),
+    Case("connect to a cluster that refuses", raw("CONNECT tunnel.example:444 HTTP/1.1\r\n"
+                                                  "Host: tunnel.example:444\r\n\r\n")),
     # Routes.
     Case("direct response", get("/direct")),
     Case("direct response to head", request("HEAD", "/direct"), method="HEAD"),
@@ -251,12 +268,21 @@ def run(case, gateway, upstream, log):
     """What the client got, what the upstream saw and what the access log says, as comparable lines."""
     upstream.take()
     logged = log.read_text().count("\n") if log.exists() else 0
-    lines = []
+    lines, answer = [], None
     with Client(gateway.port(case.listener), timeout=4.0) as client:
         for number, data in enumerate(case.sends):
             try:
                 client.send(data)
-                answer = client.read(case.method)
+                if not data and not client.buffer:
+                    client.fill()
+                if answer and answer.status == 101:
+                    # It left HTTP: what comes back is bytes.
+                    while len(client.buffer) < len(data) and client.fill():
+                        pass
+                    lines.append(f"tunnel {client.buffer!r}")
+                    break
+                # What comes out of a tunnel is an ordinary answer.
+                answer = client.read(case.method if number == 0 else "GET")
             except TimeoutError:
                 lines.append(f"answer {number}: none in time")
                 break
@@ -284,7 +310,8 @@ def run(case, gateway, upstream, log):
         lines.append(f"upstream {number}: {seen.method} {seen.target} {seen.version}, "
                      f"body {seen.body()}, framing {seen.framing}")
         # RFC 9110 section 10.1.4 wants the connection to name "te"; Envoy does not.
-        lines += [f"upstream {number} header {name}: {value}"
+        # Nor is a connection option's spelling of interest.
+        lines += [f"upstream {number} header {name}: {value.lower() if name == 'connection' else value}"
                   for name, value in reduced(seen.headers)
                   if (name, value) != ("connection", "te")]
         lines += [f"upstream {number} trailer {pair}" for pair in seen.trailers]

@@ -83,7 +83,8 @@ class Client:
             if not 100 <= answer.status < 200 or answer.status == 101:
                 break
             answer.interim.append(answer.status)
-        if method == "HEAD" or answer.status in (101, 204, 304):
+        tunnel = method == "CONNECT" and answer.status // 100 == 2
+        if method == "HEAD" or tunnel or answer.status in (101, 204, 304):
             answer.complete = True
         elif "chunked" in (answer.get("transfer-encoding") or ""):
             answer.framing = "chunked"

@@ -131,10 +131,14 @@ class _Connection:
         if kind == "upgrade" and seen.get("upgrade"):
             self.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n"
                       f"upgrade: {seen.get('upgrade')}\r\n\r\n")
+            left = int(argument or 1 << 40)  # upgrade/BYTES: leaves after so many
             while True:
                 if self.buffer:
                     data, self.buffer = self.buffer, b""
                     self.send(data)
+                    left -= len(data)
+                if left <= 0:
+                    return False
                 self.fill()
         self.read_body(seen, keep)
         if kind == "echo":

@@ -20,7 +20,7 @@ use crate::route::{Action, RouteTable};
 use crate::telemetry::stats::HttpStats;
 
 /// The upgrade type that stands for CONNECT.
-const CONNECT: &str = "connect";
+pub(super) const CONNECT: &str = "connect";
 
 pub(super) fn build(
     message: &HttpConnectionManager,

@@ -21,6 +21,7 @@ use moorgate_protos::envoy::config::route::v3::{
 };
 use moorgate_protos::envoy::r#type::v3::fractional_percent::DenominatorType;
 
+use super::http::CONNECT;
 use super::{Context, Outcome, data, headers, present, required, time};
 use crate::config::FieldPath;
 use crate::route::matcher::Fraction;
@@ -309,8 +310,10 @@ impl Table<'_> {
                 Err(_) => return Err(path.field("priority").error("is not known")),
             },
             upgrades,
-            // `connect_config` is refused: CONNECT is forwarded as it came.
-            terminate_connect: false,
+            terminate_connect: message
+                .upgrade_configs
+                .iter()
+                .any(|config| config.connect_config.is_some()),
         })
     }
 
@@ -390,6 +393,11 @@ fn upgrades(list: &[UpgradeConfig], path: &FieldPath<'_>) -> Outcome<Vec<(String
         headers::check_text(&token, &at)?;
         if upgrades.iter().any(|(other, _)| *other == token) {
             return Err(at.error(format!("'{token}' is in the list already")));
+        }
+        if config.connect_config.is_some() && token != CONNECT {
+            return Err(path
+                .field("connect_config")
+                .error("is for the upgrade type CONNECT"));
         }
         upgrades.push((token, config.enabled.unwrap_or(true)));
     }

@@ -139,7 +139,15 @@ pub(super) static TABLES: &[Support] = &[
     },
     Support {
         message: "envoy.config.route.v3.RouteAction.UpgradeConfig",
-        fields: &[("upgrade_type", Yes), ("enabled", Yes)],
+        fields: &[
+            ("upgrade_type", Yes),
+            ("enabled", Yes),
+            ("connect_config", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
+        fields: &[],
     },
     Support {
         message: "envoy.config.route.v3.WeightedCluster",
