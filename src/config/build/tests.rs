@@ -185,6 +185,7 @@ fn what_is_not_said_is_as_in_envoy() {
     assert_eq!(forward.timeout_ms, 15_000);
     assert!(forward.idle_timeout_ms.is_none() && forward.retry.is_none());
     assert_eq!(forward.cluster_not_found_status, 503);
+    assert!(!forward.terminate_connect);
 
     let definition = &built.definitions[0];
     assert_eq!(&*definition.stat_name, "a");
@@ -317,6 +318,11 @@ fn errors_name_the_exact_field() {
         "route: {cluster: a, retry_policy: {retry_on: often}}",
         ".route.retry_policy.retry_on",
         "'often' has an unknown condition",
+    );
+    route(
+        "route: {cluster: a, upgrade_configs: [{upgrade_type: websocket, connect_config: {}}]}",
+        ".route.upgrade_configs[0].connect_config",
+        "is for the upgrade type CONNECT",
     );
     route(
         "route: {cluster: a, retry_policy: {retry_back_off: {base_interval: 1s, max_interval: 0.5s}}}",
