@@ -106,6 +106,7 @@ mod more {
     /// The details are the ones of an answer that came from an upstream.
     pub(super) const VIA_UPSTREAM: u16 = 1 << 1;
     pub(super) const BODILESS: u16 = 1 << 2;
+    pub(super) const WEBSOCKET: u16 = 1 << 3;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -239,6 +240,7 @@ impl Silent {
             on_used_connection,
             held_at,
             is_connect,
+            websocket,
             bodiless,
             envoy_headers,
             wants_request_id,
@@ -312,6 +314,9 @@ impl Silent {
         }
         if bodiless {
             more_bits |= more::BODILESS;
+        }
+        if websocket {
+            more_bits |= more::WEBSOCKET;
         }
         if via_upstream {
             more_bits |= more::VIA_UPSTREAM;
@@ -414,6 +419,7 @@ impl Silent {
             on_used_connection: has(bit::ON_USED_CONNECTION),
             held_at: rare.held_at,
             is_connect: has(bit::IS_CONNECT),
+            websocket: self.more_bits & more::WEBSOCKET != 0,
             bodiless: self.more_bits & more::BODILESS != 0,
             envoy_headers: has(bit::ENVOY_HEADERS),
             wants_request_id: has(bit::WANTS_REQUEST_ID),
