@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -35,6 +35,8 @@ pub struct Member<R: Remote, F: Facts> {
     stealer: Stealer<Token<F>>,
     /// How busy it is, in the application's units.
     load: CachePadded<AtomicU32>,
+    /// When the deadline of the client that is idle longest is, ms; `u64::MAX` when there is none.
+    oldest_idle_ms: CachePadded<AtomicU64>,
     /// It has finished, and stays only for what others send it before they have.
     left: AtomicBool,
 }
@@ -61,6 +63,12 @@ impl<R: Remote, F: Facts> Member<R, F> {
     /// How busy it says it is.
     pub fn load(&self) -> u32 {
         self.load.load(Ordering::Relaxed)
+    }
+
+    /// How long ago its longest-idle client fell silent, as far as that is to be compared: the lower, the
+    /// longer. `u64::MAX` when it has none.
+    pub fn oldest_idle(&self) -> u64 {
+        self.oldest_idle_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -150,6 +158,7 @@ impl<R: Reactor, F: Facts> Core<R, F> {
                 gate: SleepGate::new(),
                 stealer: queue.stealer(),
                 load: CachePadded::new(AtomicU32::new(0)),
+                oldest_idle_ms: CachePadded::new(AtomicU64::new(u64::MAX)),
                 left: AtomicBool::new(false),
             })
             .collect();
@@ -196,9 +205,24 @@ impl<R: Reactor, F: Facts> Core<R, F> {
 
     /// Tells the others how busy this worker is.
     pub fn publish_load(&self, load: u32) {
-        self.group.members[usize::from(self.id)]
-            .load
-            .store(load, Ordering::Relaxed);
+        self.me().load.store(load, Ordering::Relaxed);
+    }
+
+    /// Tells the others how long this worker's longest-idle client has been silent.
+    pub fn publish_oldest_idle(&self) {
+        let told = &self.me().oldest_idle_ms;
+        let now = self.oldest_idle_ms();
+        if told.load(Ordering::Relaxed) != now {
+            told.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Member::oldest_idle`] tells the others.
+    #[must_use]
+    pub fn oldest_idle_ms(&self) -> u64 {
+        let oldest = self.oldest_idle().and_then(|key| self.parked(key));
+        // One that never times out still can be told from none.
+        oldest.map_or(u64::MAX, |record| record.deadline.ms().min(u64::MAX - 1))
     }
 
     /// Bytes held for slots.

@@ -154,7 +154,8 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
         Ok(())
     }
 
-    fn timeout(&mut self) -> Option<u64> {
+    /// How long the next wait may last, ms.
+    pub(crate) fn timeout(&mut self) -> Option<u64> {
         if self.app.has_ready() || !self.core.queue.is_empty() {
             return Some(0);
         }

@@ -64,13 +64,17 @@ impl<R: Reactor> App<R> for Gateway {
                 sock,
                 peer,
                 listener,
+                looks,
             } => match self.listener(listener) {
-                Some(listener) => self.accepted(core, &listener, sock, peer),
+                Some(listener) => self.accepted_elsewhere(core, &listener, sock, peer, looks),
                 None => {
                     self.shared.connections.fetch_sub(1, Ordering::Relaxed);
                     core.reactor.close(sock, true);
                 }
             },
+            Message::Reclaim => {
+                self.reclaim(core);
+            }
             Message::Snapshot(snapshot) => self.swap(core, snapshot),
             Message::Listeners(socks) => {
                 if self.drain.is_none_or(|drain| !drain.is_whole())
@@ -253,6 +257,9 @@ impl Gateway {
         self.stats
             .add(self.worker_stats.turns, now.turns - was.turns);
         self.published = now;
+        if self.snapshot.max_connections > 0 {
+            core.publish_oldest_idle();
+        }
     }
 
     /// Closes everything.

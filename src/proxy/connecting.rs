@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use moorgate_codecs::{Shape, http1};
 
 use super::conn::{Conn, Role, StreamMap, Up};
+use super::facts::Endpoint;
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
+use super::listen::is_exhaustion;
 use crate::cluster::HostId;
 use crate::cluster::breaker::{Priority, Resource};
-use crate::engine::reactor::{Interest, Reactor};
+use crate::engine::reactor::{Interest, Reactor, Sock};
 use crate::engine::slab::Key;
 
 impl Gateway {
@@ -48,12 +50,9 @@ impl Gateway {
             }
         };
         let now = core.now();
-        let sock = match core
-            .reactor
-            .connect(&endpoint.host.addr, &cluster.config.socket)
-        {
+        let sock = match self.open_upstream(core, &endpoint) {
             Ok(sock) => sock,
-            Err(_) => {
+            Err(failure) => {
                 self.stats.inc(cluster.stats.upstream_cx_total);
                 self.stats.inc(cluster.stats.upstream_cx_connect_fail);
                 endpoint
@@ -62,7 +61,7 @@ impl Gateway {
                     .cx_connect_fail
                     .fetch_add(1, Ordering::Relaxed);
                 drop(permit);
-                self.fail_pending(core, host, UpstreamFailure::Connect);
+                self.fail_pending(core, host, failure);
                 return;
             }
         };
@@ -120,6 +119,29 @@ impl Gateway {
             pool.total += 1;
         }
         self.due_by(core, key, now + cluster.config.connect_timeout_ms);
+    }
+
+    /// Opens a socket to a host and begins to connect it. When descriptors have run out, an idle client
+    /// makes room.
+    pub(super) fn open_upstream<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        endpoint: &Endpoint,
+    ) -> Result<Sock, UpstreamFailure> {
+        let (addr, socket) = (&endpoint.host.addr, &endpoint.cluster.config.socket);
+        let error = match core.reactor.connect(addr, socket) {
+            Ok(sock) => return Ok(sock),
+            Err(error) => error,
+        };
+        if !is_exhaustion(&error) {
+            return Err(UpstreamFailure::Connect);
+        }
+        self.stats.inc(self.engine_stats.out_of_descriptors);
+        if !self.make_room(core) {
+            return Err(UpstreamFailure::LocalConnect);
+        }
+        let again = core.reactor.connect(addr, socket);
+        again.map_err(|_| UpstreamFailure::LocalConnect)
     }
 
     /// The outcome of a connect is known.

@@ -64,7 +64,12 @@ pub enum Message {
         sock: Sock,
         peer: Addr,
         listener: ListenerId,
+        /// Not 0: there are too many clients, and it may take the place of the one that is idle longest.
+        /// So many workers may still look whether they have one.
+        looks: u16,
     },
+    /// There are no descriptors left: close the client that is idle longest.
+    Reclaim,
     /// A new configuration.
     Snapshot(Arc<Snapshot>),
     /// A connection that moves here with all that belongs to it.

@@ -139,6 +139,8 @@ pub struct Gateway {
     pub(super) load: super::balance::Load,
     pub(super) sweep_ms: u64,
     pub(super) sweep_at: Option<u32>,
+    /// The sweep that is under way met a connection that was active lately.
+    pub(super) sweep_again: bool,
     pub(super) drain: Option<super::drain::Drain>,
     pub(super) stopped: bool,
     /// At the limit of the memory budget when last looked.
@@ -183,6 +185,7 @@ impl Gateway {
             load: super::balance::Load::default(),
             sweep_ms: u64::MAX,
             sweep_at: None,
+            sweep_again: false,
             drain: None,
             stopped: false,
             relieving: false,

@@ -39,6 +39,37 @@ pub(super) struct OpenListener {
     pub(super) slot: Key,
 }
 
+/// Descriptors or memory for sockets have run out, here or in the whole system.
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// The error is that of the connection which was next, not of the listening socket: accept(2).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNABORTED
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+        )
+    ) || matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
 impl Gateway {
     /// Accepts from these sockets from now on, in place of those given before. Sockets that are not
     /// named any more are taken out of the registrations; whoever opened them closes them.
@@ -47,12 +78,14 @@ impl Gateway {
         core: &mut Core<R>,
         socks: &[ListenSock],
     ) -> io::Result<()> {
-        for entry in &mut self.listeners {
+        for (number, entry) in (0u32..).zip(&mut self.listeners) {
             if let Some(open) = *entry
                 && !socks.iter().any(|sock| sock.sock == open.sock)
             {
                 core.remove_listener(open.slot, open.sock);
                 *entry = None;
+                // Its number may be another's before its rest is over.
+                self.resting.retain(|(resting, _)| *resting != number);
             }
         }
         for sock in socks {
@@ -87,6 +120,7 @@ impl Gateway {
         for open in std::mem::take(&mut self.listeners).into_iter().flatten() {
             core.remove_listener(open.slot, open.sock);
         }
+        self.resting.clear();
     }
 
     pub(super) fn listener(&self, id: ListenerId) -> Option<Arc<Listener>> {
@@ -112,29 +146,51 @@ impl Gateway {
                     accepted += 1;
                     self.place_client(core, &listener, sock, peer);
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => break,
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {
-                        self.stats.inc(listener.stats.accept_errors);
-                        accepted += 1;
-                    }
-                    _ => {
-                        self.stats.inc(listener.stats.accept_errors);
-                        self.rest_listener(core, open, number);
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.stats.inc(listener.stats.accept_errors);
+                    if !is_of_one_connection(&error) {
+                        self.rest_listener(core, open, number, &error);
                         break;
                     }
-                },
+                    accepted += 1;
+                }
             }
         }
     }
 
-    /// Out of descriptors or memory: make room if an idle client can go, and look again in a moment.
-    fn rest_listener<R: Reactor>(&mut self, core: &mut Core<R>, open: OpenListener, number: u32) {
-        self.reclaim(core);
+    /// The socket cannot be accepted from: make room if that is what is missing, and look again in a
+    /// moment.
+    fn rest_listener<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        open: OpenListener,
+        number: u32,
+        error: &io::Error,
+    ) {
+        if is_exhaustion(error) {
+            self.stats.inc(self.engine_stats.out_of_descriptors);
+            self.make_room(core);
+        }
         // Level-triggered: it would report without end. It comes back when its timer fires.
         core.remove_listener(open.slot, open.sock);
         let later = core.now() + EXHAUSTED_MS;
         self.resting.push((number, later));
+    }
+
+    /// There are no descriptors left: closes an idle client of this worker, or else asks the others to.
+    /// True when there is room now.
+    pub(super) fn make_room<R: Reactor>(&mut self, core: &mut Core<R>) -> bool {
+        if self.reclaim(core) {
+            return true;
+        }
+        let me = usize::from(core.id());
+        for (id, member) in core.siblings().members.iter().enumerate() {
+            if id != me {
+                member.post(Message::Reclaim);
+            }
+        }
+        false
     }
 
     /// Listeners that rested long enough accept again.
@@ -171,23 +227,82 @@ impl Gateway {
     ) {
         let open = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let limit = self.snapshot.max_connections;
-        if limit > 0 && open > limit && !listener.ignore_global_conn_limit && !self.reclaim(core) {
-            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            self.stats.inc(listener.stats.downstream_global_cx_overflow);
-            core.reactor.close(sock, true);
+        if limit > 0 && open > limit && !listener.ignore_global_conn_limit {
+            let looks = core.siblings().members.len() as u16;
+            self.accepted_instead(core, listener, sock, peer, looks);
             return;
         }
         let target = self.place(core);
         if target == usize::from(core.id()) {
             self.accepted(core, listener, sock, peer);
         } else {
-            let message = Message::Accepted {
-                sock,
-                peer,
-                listener: listener.id,
-            };
-            core.siblings().members[target].post(message);
+            Self::pass_on(core, target, listener, sock, peer, 0);
         }
+    }
+
+    /// A connection that another worker accepted for this one.
+    pub(super) fn accepted_elsewhere<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        listener: &Arc<Listener>,
+        sock: Sock,
+        peer: Addr,
+        looks: u16,
+    ) {
+        if looks == 0 {
+            self.accepted(core, listener, sock, peer);
+        } else {
+            self.accepted_instead(core, listener, sock, peer, looks);
+        }
+    }
+
+    /// There are too many clients: this one takes the place of the one that is idle longest, on the worker
+    /// that has it, or is refused when nobody is idle.
+    fn accepted_instead<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        listener: &Arc<Listener>,
+        sock: Sock,
+        peer: Addr,
+        looks: u16,
+    ) {
+        let me = usize::from(core.id());
+        let own = core.oldest_idle_ms();
+        let members = core.siblings().members.iter().enumerate();
+        let other = members
+            .filter(|(id, member)| *id != me && !member.has_left())
+            .map(|(id, member)| (member.oldest_idle(), id))
+            .min()
+            .filter(|(oldest, _)| *oldest < own);
+        match other {
+            // What the others tell may be out of date, so the last who looks takes what it has.
+            Some((_, target)) if looks > 1 => {
+                Self::pass_on(core, target, listener, sock, peer, looks - 1);
+            }
+            _ if self.reclaim(core) => self.accepted(core, listener, sock, peer),
+            _ => {
+                self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+                self.stats.inc(listener.stats.downstream_global_cx_overflow);
+                core.reactor.close(sock, true);
+            }
+        }
+    }
+
+    fn pass_on<R: Reactor>(
+        core: &Core<R>,
+        target: usize,
+        listener: &Listener,
+        sock: Sock,
+        peer: Addr,
+        looks: u16,
+    ) {
+        let message = Message::Accepted {
+            sock,
+            peer,
+            listener: listener.id,
+            looks,
+        };
+        core.siblings().members[target].post(message);
     }
 
     /// Closes the idle client that has been silent longest. False when there is none.

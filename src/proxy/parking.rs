@@ -29,7 +29,9 @@ const SWEEP: usize = 256;
 pub(super) type Record = Parked<ProxyFacts>;
 
 impl Gateway {
-    /// Looks for connections that fell silent, some in each turn, and parks them.
+    /// Looks for connections that fell silent, some in each turn, and parks them. While any had something
+    /// to do lately it comes again by itself; when none had, only after the next turn that something else
+    /// woke this worker for.
     pub(super) fn sweep<R: Reactor>(&mut self, core: &mut Core<R>) {
         let now = core.now();
         if self.conns.is_empty() {
@@ -44,19 +46,31 @@ impl Gateway {
         }
         let mut at = match self.sweep_at {
             Some(index) => self.conns.next_index(index),
-            None => self.conns.first_index(),
+            None => {
+                self.sweep_again = false;
+                self.conns.first_index()
+            }
         };
         for _ in 0..SWEEP {
             let Some(index) = at else { break };
             at = self.conns.next_index(index);
             self.sweep_at = Some(index);
+            let Some(conn) = self.conns.get(index) else {
+                continue;
+            };
+            // What is not parkable now for another reason than this becomes so by an event.
+            self.sweep_again |= now.saturating_sub(conn.active_ms) < self.tuning.quiet_ms;
             if let Some(key) = self.conns.key(index) {
                 self.park_if_quiet(core, key);
             }
         }
         if at.is_none() {
             self.sweep_at = None;
-            self.sweep_ms = now + self.tuning.quiet_ms.max(1);
+            self.sweep_ms = if self.sweep_again {
+                now + self.tuning.quiet_ms.max(1)
+            } else {
+                u64::MAX
+            };
             self.release_spare(core);
         }
     }

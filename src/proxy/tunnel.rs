@@ -157,7 +157,7 @@ impl Gateway {
             facts.tried.push(host.id);
         }
         self.stats.inc(cluster.stats.upstream_cx_total);
-        let opened = core.reactor.connect(&host.addr, &cluster.config.socket);
+        let opened = self.open_upstream(core, &endpoint);
         let listener = self.tunnel_end(key).map(|end| Arc::clone(&end.listener));
         let (Ok(sock), Some(listener)) = (opened, listener) else {
             self.tcp_connect_failed(core, key, &endpoint);

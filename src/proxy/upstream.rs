@@ -87,6 +87,16 @@ impl Gateway {
                     .and_then(Conn::down)
                     .is_some_and(|d| d.own_upstreams)
             });
+        let raw = self.stream(stream).is_some_and(Stream::terminates);
+        if !raw
+            && let Some(conn) = self
+                .with_room(host.id, own)
+                .or_else(|| self.take_idle(core, host.id, own))
+        {
+            self.attach(core, conn, stream);
+            return;
+        }
+        // Not before: a dead idle connection may have been the last of its pool.
         let pool = self.pools.entry(host.id).or_insert_with(|| {
             let endpoint = Endpoint {
                 host: Arc::clone(host),
@@ -100,15 +110,6 @@ impl Gateway {
                 cluster: Arc::clone(cluster),
             };
             pool.endpoint = Arc::new(endpoint);
-        }
-        let raw = self.stream(stream).is_some_and(Stream::terminates);
-        if !raw
-            && let Some(conn) = self
-                .with_room(host.id, own)
-                .or_else(|| self.take_idle(core, host.id, own))
-        {
-            self.attach(core, conn, stream);
-            return;
         }
         let priority = self.priority_of(stream);
         let stats = cluster.stats;
@@ -168,14 +169,21 @@ impl Gateway {
         loop {
             let slot = self.pools.get_mut(&host)?.idle.pop()?;
             if let Some(number) = core.resident(slot) {
-                let key = self.conns.key(number)?;
-                let conn = self.conn_mut(key)?;
-                if conn.slot != slot || conn.read_closed || conn.fin_seen || conn.readable {
+                let Some(key) = self.conns.key(number) else {
                     continue;
-                }
+                };
+                let Some(conn) = self.conn_mut(key).filter(|conn| conn.slot == slot) else {
+                    continue;
+                };
+                let used_up = conn.read_closed || conn.fin_seen || conn.readable;
                 let Some(up) = conn.up_mut().filter(|up| up.idle) else {
                     continue;
                 };
+                if used_up {
+                    // Its end, or bytes nobody asked for; out of the list nobody would look at it again.
+                    self.upstream_gone(core, key, false);
+                    continue;
+                }
                 up.idle = false;
                 up.only_for = own;
                 return Some(key);

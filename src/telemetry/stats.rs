@@ -240,7 +240,7 @@ group! {
 group! {
     /// `moorgate.*`: the engine, summed over the workers.
     EngineStats {
-        counters: steals moves wakeups listener_errors
+        counters: steals moves wakeups listener_errors out_of_descriptors
             refused_connecting("move_refused.connecting")
             refused_closing("move_refused.closing")
             refused_shared_upstream("move_refused.shared_upstream")

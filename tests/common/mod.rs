@@ -105,6 +105,14 @@ impl Moorgate {
             .map_or(0, |value| value.trim().parse().expect("a number"))
     }
 
+    /// A connection to the admin interface that stays open, for when there are no descriptors left.
+    pub(crate) fn asker(&self) -> Asker {
+        let stream = TcpStream::connect(self.admin).expect("the admin interface");
+        let mut asker = Asker { stream };
+        asker.stat("server.live");
+        asker
+    }
+
     /// Bytes from `/proc/<pid>/status`, by the name of the line.
     pub(crate) fn memory(&self, line: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
@@ -128,6 +136,39 @@ impl Drop for Moorgate {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A kept connection to the admin interface.
+pub(crate) struct Asker {
+    stream: TcpStream,
+}
+
+impl Asker {
+    /// A counter or gauge by its name; 0 when nothing was counted.
+    pub(crate) fn stat(&mut self, name: &str) -> u64 {
+        let request = format!("GET /stats?filter=^{name}$ HTTP/1.1\r\nhost: admin\r\n\r\n");
+        self.stream.write_all(request.as_bytes()).expect("request");
+        let mut seen = Vec::new();
+        let mut piece = [0; 4096];
+        loop {
+            let text = String::from_utf8_lossy(&seen);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "))
+                    .and_then(|length| length.parse::<usize>().ok())
+                    .expect("a length");
+                if body.len() >= length {
+                    let value = body.trim().rsplit(": ").next().unwrap_or_default();
+                    return value.parse().unwrap_or(0);
+                }
+            }
+            match self.stream.read(&mut piece).expect("an answer") {
+                0 => panic!("the admin interface closed"),
+                n => seen.extend_from_slice(&piece[..n]),
+            }
+        }
     }
 }
 

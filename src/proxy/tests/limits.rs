@@ -14,6 +14,8 @@ use crate::filter::Token;
 use crate::proxy::facts::Message;
 use crate::proxy::{Gateway, Tuning};
 
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
 /// Turns after which nothing more can be expected.
 const MOST_TURNS: usize = 100_000;
 
@@ -25,6 +27,8 @@ struct Bench {
     upstream: TcpListener,
     /// Its connections, and what is still to be sent on each.
     answering: Vec<(TcpStream, Vec<u8>)>,
+    /// Only this worker is turned.
+    only: Option<usize>,
 }
 
 impl Bench {
@@ -55,6 +59,7 @@ impl Bench {
             front,
             upstream,
             answering: Vec::new(),
+            only: None,
         }
     }
 
@@ -70,13 +75,30 @@ impl Bench {
         worker.turn().expect("a turn");
     }
 
+    /// One request and its answer; the connection is parked afterwards, on the worker that is turned.
+    fn exchange(&mut self, client: &mut TcpStream, worker: usize) {
+        let completed = "http.test.downstream_rq_completed";
+        let before = self.value(completed);
+        client.write_all(REQUEST).expect("a request");
+        self.only = Some(worker);
+        self.serve_until(2, "an answer", |bench| {
+            bench.value(completed) > before && bench.value("moorgate.resident") == 0
+        });
+        self.only = None;
+        let mut answer = [0; 4096];
+        let n = client.read(&mut answer).expect("an answer");
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+
     fn turn_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         for _ in 0..MOST_TURNS {
             if done(self) {
                 return;
             }
             for worker in 0..self.workers.len() {
-                self.turn(worker);
+                if self.only.is_none_or(|only| only == worker) {
+                    self.turn(worker);
+                }
             }
         }
         panic!("never came: {what}");
@@ -129,6 +151,9 @@ impl Drop for Bench {
         }
         for worker in &mut self.workers {
             worker.turn().expect("the last turn");
+        }
+        for worker in &mut self.workers {
+            assert!(worker.is_over());
             assert_eq!(
                 (worker.core.slot_count(), worker.core.tally.resident),
                 (0, 0)
@@ -143,7 +168,6 @@ impl Drop for Bench {
 #[test]
 fn a_client_that_asks_and_never_reads_is_not_read_on() {
     const LENGTH: usize = 60_000;
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut bench = Bench::new(1, usize::MAX, HttpPlan::default(), 0);
     let mut client = bench.client();
     let requests = REQUEST.repeat(2_000);
@@ -179,4 +203,125 @@ fn a_client_that_asks_and_never_reads_is_not_read_on() {
     }
     assert!(got > 2_000 * LENGTH, "{got} bytes");
     drop(client);
+}
+
+fn is_closed(client: &mut TcpStream) -> bool {
+    match client.read(&mut [0; 4096]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn at_the_limit_the_longest_idle_client_of_any_worker_makes_room() {
+    const OVERFLOW: &str = "downstream_global_cx_overflow";
+    const RECLAIMED: &str = "downstream_cx_reclaimed";
+    let mut bench = Bench::new(2, usize::MAX, HttpPlan::default(), 4);
+    let listener = format!("listener.{}.", bench.front);
+    let count = move |bench: &Bench, name: &str| bench.value(&format!("{listener}{name}"));
+
+    // All clients are idle on worker 0.
+    let mut clients: Vec<_> = (0..4).map(|_| bench.client()).collect();
+    for client in &mut clients {
+        bench.exchange(client, 0);
+    }
+    assert_eq!(bench.workers[0].core.tally.parked[0], 4);
+
+    // One more comes, and worker 1 accepts it: the first of worker 0 goes.
+    let mut fifth = bench.client();
+    bench.turn(1);
+    assert_eq!(count(&bench, RECLAIMED), 0, "worker 0 was not turned yet");
+    bench.turn(0);
+    assert_eq!(count(&bench, RECLAIMED), 1);
+    assert!(is_closed(&mut clients[0]));
+    assert!(!clients[1..].iter_mut().any(is_closed));
+    bench.exchange(&mut fifth, 0);
+    assert_eq!(bench.value("http.test.downstream_cx_active"), 4);
+
+    // Nobody is idle: whoever comes is refused, whoever accepts it.
+    for client in clients[1..].iter_mut().chain([&mut fifth]) {
+        client.write_all(REQUEST).expect("a request");
+    }
+    bench.turn_until("four open requests", |bench| {
+        bench.value("cluster.web.upstream_rq_active") == 4
+    });
+    for worker in [0, 1] {
+        let mut refused = bench.client();
+        bench.only = Some(worker);
+        bench.turn_until("a refusal", |bench| {
+            count(bench, OVERFLOW) == worker as i64 + 1
+        });
+        bench.only = None;
+        assert!(is_closed(&mut refused));
+    }
+    assert_eq!(count(&bench, RECLAIMED), 1);
+    assert_eq!(bench.value("http.test.downstream_cx_active"), 4);
+}
+
+#[test]
+fn an_idle_process_sleeps_until_the_next_deadline() {
+    let mut bench = Bench::new(1, usize::MAX, HttpPlan::default(), 0);
+    let mut clients: Vec<_> = (0..8).map(|_| bench.client()).collect();
+    for client in &mut clients {
+        bench.exchange(client, 0);
+    }
+    // The other kinds: an open and silent exchange, and a client in the middle of a head, which is
+    // resident and stays it.
+    clients[0].write_all(REQUEST).expect("a request");
+    clients[1].write_all(b"GET / HT").expect("half a head");
+    bench.turn_until("all that can be parked", |bench| {
+        bench.value("moorgate.parked.pair") == 1 && bench.value("moorgate.parked.idle") == 6
+    });
+    assert!(bench.value("moorgate.resident") >= 1);
+    bench.turn(0);
+    // What is due next is the timeout of the exchange, in 15 s.
+    let wait = bench.workers[0].timeout();
+    assert!(wait.is_none_or(|ms| ms > 10_000), "wakes after {wait:?} ms");
+}
+
+#[test]
+fn who_goes_away_while_parked_is_noticed() {
+    let mut bench = Bench::new(1, usize::MAX, HttpPlan::default(), 0);
+    let mut client = bench.client();
+    bench.exchange(&mut client, 0);
+    // The upstream closes its idle connection, which is parked.
+    bench.turn_until("a pooled connection", |bench| {
+        bench.value("moorgate.parked.pooled") == 1
+    });
+    bench.answering.clear();
+    bench.turn_until("its end", |bench| {
+        bench.value("cluster.web.upstream_cx_active") == 0
+    });
+    assert_eq!(bench.value("moorgate.parked.pooled"), 0);
+
+    // The client goes while its exchange is open and silent: the upstream is told.
+    client.write_all(REQUEST).expect("a request");
+    bench.turn_until("an open exchange", |bench| {
+        bench.value("moorgate.parked.pair") == 1
+    });
+    let (mut upstream, _) = bench.upstream.accept().expect("its connection");
+    drop(client);
+    bench.turn_until("the client's end", |bench| {
+        bench.value("http.test.downstream_cx_active") == 0
+    });
+    assert_eq!(bench.value("cluster.web.upstream_cx_active"), 0);
+    assert_eq!(bench.value("cluster.web.upstream_rq_active"), 0);
+    let mut asked = [0; 4096];
+    assert!(upstream.read(&mut asked).expect("the request") > 0);
+    assert!(!matches!(upstream.read(&mut asked), Ok(1..)));
+
+    // And the other way round: the upstream goes while the exchange is parked.
+    let mut client = bench.client();
+    client.write_all(REQUEST).expect("a request");
+    bench.turn_until("an open exchange", |bench| {
+        bench.value("moorgate.parked.pair") == 1
+    });
+    drop(bench.upstream.accept().expect("its connection"));
+    bench.turn_until("the answer", |bench| {
+        bench.value("http.test.downstream_rq_5xx") == 1
+    });
+    let mut answer = [0; 4096];
+    let n = client.read(&mut answer).expect("an answer");
+    assert!(answer[..n].starts_with(b"HTTP/1.1 503 "));
 }
