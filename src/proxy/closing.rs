@@ -167,6 +167,7 @@ impl Gateway {
         stream: Key,
         reason: ResetReason,
     ) {
+        self.wake_client(core, stream);
         self.detach_upstream(core, stream, reason);
         let Some(found) = self.stream(stream) else {
             return;
@@ -188,6 +189,7 @@ impl Gateway {
 
     /// Both lanes of a stream are through.
     pub(super) fn finish_stream<R: Reactor>(&mut self, core: &mut Core<R>, stream: Key) {
+        self.wake_client(core, stream);
         let Some(found) = self.stream(stream) else {
             return;
         };

@@ -307,6 +307,17 @@ impl Gateway {
         }
     }
 
+    /// Makes the parked client of a stream resident: something is to be sent to it, or taken from it.
+    pub(super) fn wake_client<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        if let Some(Stream {
+            client: Client::Parked(slot),
+            ..
+        }) = self.stream(key)
+        {
+            self.unpark_mux(core, *slot);
+        }
+    }
+
     /// Number for `%CONNECTION_ID%` and streams.
     pub(super) fn next_number(&self) -> u64 {
         self.shared.next_connection.fetch_add(1, Ordering::Relaxed)

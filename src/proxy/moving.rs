@@ -98,7 +98,8 @@ impl Gateway {
             Role::Up(_) | Role::Waking => Err(refused.refused_shared_upstream),
             Role::Down(down) => {
                 let mut conns = vec![key];
-                let streams = down.streams.keys();
+                let mut streams = down.streams.keys();
+                streams.retain(|key| self.streams.0.contains(*key));
                 for stream_key in &streams {
                     let Some(stream) = self.stream(*stream_key) else {
                         continue;

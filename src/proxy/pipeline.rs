@@ -197,6 +197,7 @@ impl Gateway {
         end: bool,
     ) {
         let now = core.now();
+        self.wake_client(core, key);
         let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
@@ -241,6 +242,7 @@ impl Gateway {
 
     /// Sends what a lane holds, as far as its destination takes it.
     pub(super) fn pump<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
+        self.wake_client(core, key);
         loop {
             let Some(stream) = self.streams.0.get_key_mut(key) else {
                 return;

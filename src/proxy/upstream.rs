@@ -247,6 +247,10 @@ impl Gateway {
             let host = up.endpoint.host.id;
             let (only_for, raw) = (up.only_for, up.raw);
             let idle = up.streams.is_empty();
+            if idle && let Some(conn) = self.conn_mut(key) {
+                // Whoever was full was the client of a stream that ended; the next one is another.
+                conn.paused &= !pause::FULL;
+            }
             let mut next = self.next_pending(host, only_for, raw);
             if next.is_none() && idle && only_for.is_some() {
                 // The one it was made for was served by another, which somebody else waited for.
@@ -297,8 +301,6 @@ impl Gateway {
             return;
         };
         conn.active_ms = now;
-        // Whoever was full was the client of a stream that ended.
-        conn.paused &= !pause::FULL;
         let slot = conn.slot;
         let Some(up) = conn.up_mut() else { return };
         if up.idle {
