@@ -58,8 +58,11 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
     let descriptors = limits::raise_descriptors().map_err(system)?;
     if u64::from(options.connections) + 64 > descriptors.now {
         return Err(format!(
-            "{} connections need more descriptors than the limit of {}",
-            options.connections, descriptors.now
+            "{} connections need more descriptors than the limit of {}; \
+             raise it (ulimit -n), or take at most -c {}",
+            options.connections,
+            descriptors.now,
+            descriptors.now.saturating_sub(64).max(1)
         ));
     }
 

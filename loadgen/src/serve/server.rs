@@ -366,6 +366,17 @@ impl Serve {
     }
 }
 
+/// Whoever measures wants to know that the server is what is in the way; once is enough.
+fn tell_once(error: &std::io::Error) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    TOLD.call_once(|| {
+        eprintln!(
+            "moorgate-load: cannot accept: {error}; connections wait until others end. \
+             Raise the limit on descriptors (ulimit -n) or open fewer connections."
+        );
+    });
+}
+
 impl App<Epoll> for Serve {
     type Facts = ServeFacts;
 
@@ -422,6 +433,7 @@ impl App<Epoll> for Serve {
                 Err(error) => {
                     let gone = [ErrorKind::WouldBlock, ErrorKind::ConnectionAborted];
                     if !gone.contains(&error.kind()) {
+                        tell_once(&error);
                         self.pause_accepting(core);
                     }
                     return;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Server, number, program, report, said};
+use crate::support::{Scratch, Server, established, number, program, report, said};
 
 /// The count of this name in a hold's report.
 fn count(report: &Value, name: &str) -> u64 {
@@ -81,15 +81,30 @@ fn what_the_server_drops_is_told() {
     assert!(text.contains("connected   0"), "{text}");
 }
 
-/// Established connections to a port of 127.0.0.1, as the kernel lists them.
-fn established(port: &str) -> usize {
-    let port: u16 = port.trim_start_matches(':').parse().unwrap();
-    let mark = format!(" 0100007F:{port:04X} 01 ");
-    std::fs::read_to_string("/proc/net/tcp")
-        .unwrap_or_default()
-        .lines()
-        .filter(|line| line.contains(&mark))
-        .count()
+#[test]
+fn a_restart_of_the_server_is_survived() {
+    let mut server = Server::start("http");
+    let file = Scratch::new("hold-restart");
+    let line = "-c 40 --rate 10000 -d 3s --every 100ms --json";
+    let child = program()
+        .args(["hold", &server.http()])
+        .args(line.split(' '))
+        .arg(&file.0)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(2);
+    let mark = format!(":{}", server.addr.rsplit(':').next().unwrap());
+    while established(&mark) < 40 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.restart("http");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let report = file.json();
+    assert_eq!(count(&report, "connected"), 40);
+    assert_eq!(count(&report, "dropped"), 40);
+    assert_eq!(count(&report, "reconnected"), 40);
 }
 
 #[test]

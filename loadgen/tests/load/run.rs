@@ -1,6 +1,6 @@
 //! `run` against `serve`, over real sockets.
 
-use crate::support::{Scratch, Server, number, program, report, said};
+use crate::support::{Scratch, Server, established, number, program, report, said};
 use serde_json::Value;
 
 fn errors(report: &Value) -> u64 {
@@ -203,4 +203,49 @@ fn other_hosts_are_refused_unless_meant() {
         assert!(!output.status.success());
         assert!(said(&output).contains("--allow-remote"));
     }
+}
+
+#[test]
+fn a_restart_of_the_server_is_survived() {
+    let mut server = Server::start("http");
+    let file = Scratch::new("run-restart");
+    let mut child = program()
+        .args(["run", &server.http()])
+        .args("-c 8 -d 2s --json".split(' '))
+        .arg(&file.0)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mark = format!(":{}", server.addr.rsplit(':').next().unwrap());
+    while established(&mark) < 8 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    server.restart("http");
+    assert!(child.wait().unwrap().success());
+    let report = file.json();
+    // All eight were cut, came back, and went on.
+    assert!(errors(&report) >= 8, "{report:#}");
+    assert!(number(&report, "/connects") >= 16, "{report:#}");
+    assert!(number(&report, "/answers") > 0);
+}
+
+#[test]
+fn too_few_descriptors_are_told_with_a_way_out() {
+    let limited = |words: &str| {
+        let binary = env!("CARGO_BIN_EXE_moorgate-load");
+        let script = format!("ulimit -n 70 && exec {binary} {words}");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        said(&output)
+    };
+    let told = limited("run http://127.0.0.1:9/ -c 500 -d 1s");
+    assert!(
+        told.contains("ulimit -n") && told.contains("-c 6"),
+        "{told}"
+    );
+    let told = limited("hold tcp://127.0.0.1:9 -c 500 -d 1s");
+    assert!(told.contains("--tables"), "{told}");
 }

@@ -17,6 +17,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// Ends it and starts another on the same address.
+    pub(crate) fn restart(&mut self, line: &str) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let again = Self::start(&format!("{line} --listen {}", self.addr));
+        // What is dropped is the one that has ended.
+        drop(std::mem::replace(self, again));
+    }
+
     /// Starts `serve` with the words of `line` and waits until it listens.
     pub(crate) fn start(line: &str) -> Self {
         let mut child = program()
@@ -102,4 +111,15 @@ pub(crate) fn number(report: &Value, pointer: &str) -> u64 {
         .pointer(pointer)
         .and_then(Value::as_u64)
         .unwrap_or_else(|| panic!("no number {pointer} in {report:#}"))
+}
+
+/// Established connections to a port of 127.0.0.1, as the kernel lists them.
+pub(crate) fn established(port: &str) -> usize {
+    let port: u16 = port.trim_start_matches(':').parse().unwrap();
+    let mark = format!(" 0100007F:{port:04X} 01 ");
+    std::fs::read_to_string("/proc/net/tcp")
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| line.contains(&mark))
+        .count()
 }

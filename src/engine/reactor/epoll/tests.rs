@@ -77,15 +77,31 @@ fn accepted_sockets_inherit_the_listeners_options() {
 }
 
 #[test]
-fn connects_from_the_bound_address() {
+fn connects_from_the_bound_address_with_its_options() {
     let mut r = reactor();
     let listener = r.listen(&loopback(), &ListenOptions::default()).unwrap();
     let addr = r.local_addr(listener).unwrap();
     let options = SocketOptions {
         bind: Some("127.0.0.7:0".parse().unwrap()),
+        keepalive: Some(Keepalive {
+            idle_s: Some(77),
+            interval_s: Some(11),
+            probes: Some(4),
+        }),
+        user_timeout_ms: Some(8901),
         ..SocketOptions::default()
     };
     let client = r.connect(&addr, &options).unwrap();
+    for (level, name, value) in [
+        (libc::SOL_TCP, libc::TCP_NODELAY, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::SOL_TCP, libc::TCP_KEEPIDLE, 77),
+        (libc::SOL_TCP, libc::TCP_KEEPINTVL, 11),
+        (libc::SOL_TCP, libc::TCP_KEEPCNT, 4),
+        (libc::SOL_TCP, libc::TCP_USER_TIMEOUT, 8901),
+    ] {
+        assert_eq!(int_option(client, level, name), value);
+    }
     let Addr::Ip(local) = r.local_addr(client).unwrap() else {
         panic!("not an IP address")
     };
