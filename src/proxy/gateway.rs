@@ -143,6 +143,8 @@ pub struct Gateway {
     pub(super) sweep_again: bool,
     pub(super) drain: Option<super::drain::Drain>,
     pub(super) stopped: bool,
+    /// Bytes in the arena are being decoded, so it must not be reset.
+    pub(super) decoding: bool,
     /// At the limit of the memory budget when last looked.
     pub(super) relieving: bool,
     pub(super) published: engine::core::Tally,
@@ -188,6 +190,7 @@ impl Gateway {
             sweep_again: false,
             drain: None,
             stopped: false,
+            decoding: false,
             relieving: false,
             published: engine::core::Tally::default(),
             scratch: crate::route::headers::Scratch::default(),

@@ -227,7 +227,10 @@ impl Gateway {
                 self.mark_dirty(key);
             }
             let had_events = !self.events.list.is_empty();
+            // The rest of the span is still to be read: the arena must stay as it is.
+            self.decoding = true;
             self.dispatch(core, key, span);
+            self.decoding = false;
             let bytes = (bytes as u32).min(span.len);
             span = Span {
                 start: span.start + bytes,
@@ -246,7 +249,12 @@ impl Gateway {
                             || conn.streams().is_some_and(|streams| !streams.is_empty())
                     });
                     if !waits && span.len > 0 && (bytes > 0 || had_events) {
-                        continue;
+                        if !self.must_drain(key) {
+                            continue;
+                        }
+                        self.keep_rest(core, key, span);
+                        self.queue(key);
+                        return false;
                     }
                     self.keep_rest(core, key, span);
                     if waits && let Some(conn) = self.conns.get_key_mut(key) {
@@ -312,6 +320,7 @@ impl Gateway {
 
     /// Writes what every connection has to say, and frees the turn's buffers.
     pub(super) fn flush_all<R: Reactor>(&mut self, core: &mut Core<R>) {
+        debug_assert!(!self.decoding, "the arena is still read from");
         // What drains may make others talk; they are flushed in the same go.
         while let Some(key) = self.dirty.pop() {
             self.flush(core, key);

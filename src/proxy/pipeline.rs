@@ -263,6 +263,14 @@ impl Gateway {
             }
             let len = waiting.min(16 * 1024);
             if core.arena.room() < len {
+                if self.decoding {
+                    // It goes on when the turn's output was written.
+                    if let Some(conn) = self.conn_mut(to) {
+                        conn.throttles = true;
+                    }
+                    self.mark_dirty(to);
+                    break;
+                }
                 self.flush_all(core);
                 continue;
             }

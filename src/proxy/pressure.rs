@@ -134,6 +134,12 @@ impl Gateway {
         false
     }
 
+    /// A client was answered so much at once that it has to take some of it before it is heard further.
+    pub(super) fn must_drain(&self, key: Key) -> bool {
+        self.conn(key)
+            .is_some_and(|conn| conn.output.len() > self.configured_limit(key))
+    }
+
     /// Whether whom this connection's bytes go to is full, and who that is when it is a connection.
     ///
     /// A multiplexed source has many destinations and is stopped by the credit it does not get: were it
@@ -160,8 +166,9 @@ impl Gateway {
             } else {
                 Way::Response
             };
-            // What a filter wants to see whole goes on coming.
-            if stream.pending.is_some() || stream.hold_body.is_some() {
+            // What a filter wants to see whole goes on coming. A lane that is through has no source any
+            // more: nobody would let it go on.
+            if stream.pending.is_some() || stream.hold_body.is_some() || stream.lane(way).sent {
                 return None;
             }
             let to = stream.destination(way).map(|(to, _)| to);

@@ -3,6 +3,9 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use moorgate_codecs::Head;
 
 use super::{Bed, HttpPlan, Plan};
 use crate::cluster::ClusterConfig;
@@ -10,7 +13,7 @@ use crate::engine::reactor::Addr;
 use crate::engine::reactor::clock::Clock;
 use crate::engine::reactor::epoll::Epoll;
 use crate::engine::worker::Worker;
-use crate::filter::Token;
+use crate::filter::{Filter, FilterFactory, Reply, Token, Verdict};
 use crate::proxy::facts::Message;
 use crate::proxy::{Gateway, Tuning};
 
@@ -203,6 +206,59 @@ fn a_client_that_asks_and_never_reads_is_not_read_on() {
     }
     assert!(got > 2_000 * LENGTH, "{got} bytes");
     drop(client);
+}
+
+/// Answers every request at once, and at length.
+#[derive(Debug)]
+struct Talker;
+
+impl FilterFactory for Talker {
+    fn name(&self) -> &str {
+        "talker"
+    }
+
+    fn make(&self) -> Box<dyn Filter> {
+        Box::new(Self)
+    }
+}
+
+impl Filter for Talker {
+    fn request_head(&mut self, _: &mut Head, _: bool) -> Verdict {
+        Verdict::Reply(Reply {
+            status: 200,
+            body: vec![b'x'; 50_000],
+            headers: Vec::new(),
+            details: "talker",
+        })
+    }
+}
+
+#[test]
+fn a_client_that_asks_much_at_once_is_answered_in_parts() {
+    let http = HttpPlan {
+        filters: vec![Arc::new(Talker)],
+        ..HttpPlan::default()
+    };
+    let mut bench = Bench::new(1, usize::MAX, http, 0);
+    let mut client = bench.client();
+    // One read brings them all, and their answers are 50 MB.
+    let requests = REQUEST.repeat(1_000);
+    let sent = client.write(&requests).expect("room for all");
+    assert_eq!(sent, requests.len());
+    let (mut last, mut still, mut most) = (0, 0, 0);
+    bench.turn_until("a standstill", |bench| {
+        let answered = bench.value("http.test.downstream_rq_completed");
+        still = if answered == last { still + 1 } else { 0 };
+        last = answered;
+        most = most.max(bench.bed.budget.used());
+        still > 1_000
+    });
+    assert!(last > 0 && last < 1_000, "{last} requests were answered");
+    assert!(most > 0 && most < 3 << 20, "{most} bytes were held");
+    bench.turn_until("all the answers", |bench| {
+        while client.read(&mut vec![0; 1 << 20]).is_ok_and(|n| n > 0) {}
+        bench.value("http.test.downstream_rq_completed") == 1_000 && bench.bed.budget.used() == 0
+    });
 }
 
 fn is_closed(client: &mut TcpStream) -> bool {
