@@ -45,7 +45,9 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let shown = to_json(&parsed.bootstrap).expect("what was read can be shown");
         let again = read(&shown, true, false).unwrap_or_else(|error| panic!("{error}: {shown}"));
-        assert!(again.bootstrap == parsed.bootstrap, "{shown}");
+        // As text: within an `Any` the bytes keep the order of the file.
+        let twice = to_json(&again.bootstrap).expect("what was read can be shown");
+        assert_eq!(twice, shown);
         // A body that is in a file would read whatever file the fuzzer names.
         if shown.contains("\"filename\"") {
             continue;

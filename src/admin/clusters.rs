@@ -106,6 +106,7 @@ fn host_lines(name: &str, host: &Host, out: &mut String) {
             host.active_requests.load(Ordering::Relaxed).to_string(),
         ),
         ("rq_error", load(&totals.rq_error).to_string()),
+        ("rq_pending_active", totals.rq_pending_active().to_string()),
         ("rq_success", load(&totals.rq_success).to_string()),
         ("rq_timeout", load(&totals.rq_timeout).to_string()),
         ("rq_total", load(&totals.rq_total).to_string()),
@@ -169,6 +170,7 @@ fn host_status(host: &Host) -> Json {
         counter("rq_total", totals.rq_total.load(Ordering::Relaxed)),
         gauge("cx_active", totals.cx_active.load(Ordering::Relaxed)),
         gauge("rq_active", host.active_requests.load(Ordering::Relaxed)),
+        gauge("rq_pending_active", totals.rq_pending_active()),
     ];
     let mut fields = vec![
         ("address", address(&host.addr)),

@@ -452,6 +452,28 @@ pub struct HostTotals {
     pub rq_success: AtomicU64,
     pub rq_error: AtomicU64,
     pub rq_timeout: AtomicU64,
+    rq_pending: AtomicU32,
+}
+
+impl HostTotals {
+    /// Requests that wait for a connection to the host.
+    #[must_use]
+    pub fn rq_pending_active(&self) -> u32 {
+        self.rq_pending.load(Ordering::Relaxed)
+    }
+
+    /// One more request waits.
+    pub fn pending(&self) {
+        self.rq_pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request waits no longer. It may have been counted in the host that this one replaced.
+    pub fn pending_ended(&self) {
+        let less = |waiting: u32| waiting.checked_sub(1);
+        let _ = self
+            .rq_pending
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// Hosts of a cluster at one time.

@@ -55,7 +55,6 @@ fn a_whole_bootstrap_is_read() {
     assert_eq!(
         parsed.ignored,
         [
-            "envoy.config.bootstrap.v3.Admin.access_log",
             "envoy.config.bootstrap.v3.RuntimeLayer.admin_layer",
             "envoy.config.listener.v3.Listener.traffic_direction",
             "envoy.config.overload.v3.OverloadManager.refresh_interval",

@@ -138,14 +138,10 @@ pub struct Http {
     pub stream_idle_timeout_ms: u64,
     /// A stream's whole life; 0 never.
     pub max_stream_duration_ms: u64,
-    /// Between "connection: close" on drain and the close. Default 5 s.
-    pub drain_timeout_ms: u64,
     /// After the last byte, how long the client may take to close. Default 1 s.
     pub delayed_close_timeout_ms: u64,
     /// Forward `expect: 100-continue` instead of answering it.
     pub proxy_100_continue: bool,
-    /// Answer protocol errors on HTTP/1 by closing (false) or keep the connection where possible.
-    pub stream_error_on_invalid_http_message: bool,
     /// `upgrade_configs`: (token in lower case, enabled). "connect" is CONNECT.
     pub upgrades: Vec<(String, bool)>,
     /// Access logs.

@@ -225,8 +225,10 @@ impl Gateway {
         };
         let waiting = std::mem::take(&mut pool.pending);
         let stats = pool.endpoint.cluster.stats;
+        let endpoint = Arc::clone(&pool.endpoint);
         for (stream, permit) in waiting {
             drop(permit);
+            endpoint.host.totals.pending_ended();
             self.stats.gauge(stats.upstream_rq_pending_active, -1);
             let Some(found) = self.stream_mut(stream) else {
                 continue;

@@ -95,6 +95,8 @@ pub struct Parts {
     pub tuning: Tuning,
     /// Name of this machine.
     pub hostname: String,
+    /// How the wall clock is asked.
+    pub wall_clock: super::WallClock,
     /// The address by which others know this machine.
     pub local_ip: Option<IpAddr>,
 }
@@ -183,7 +185,7 @@ impl Gateway {
             dirty: Vec::new(),
             ready: VecDeque::new(),
             suspended: HashMap::new(),
-            clock: super::clock::Clock::default(),
+            clock: super::clock::Clock::new(parts.wall_clock),
             load: super::balance::Load::default(),
             sweep_ms: u64::MAX,
             sweep_at: None,

@@ -36,6 +36,7 @@ mod upgrading;
 mod upstream;
 mod waking;
 
+pub use clock::WallClock;
 pub use gateway::{Gateway, Parts, Shared, Tuning};
 pub use listen::ListenSock;
 

@@ -124,6 +124,7 @@ impl Gateway {
         };
         self.stats.inc(stats.upstream_rq_pending_total);
         self.stats.gauge(stats.upstream_rq_pending_active, 1);
+        host.totals.pending();
         if let Some(stream) = self.stream_mut(stream) {
             stream.waiting = Some(host.id);
         }
@@ -214,6 +215,7 @@ impl Gateway {
         if let Some(at) = pool.pending.iter().position(|(key, _)| *key == stream) {
             pool.pending.remove(at);
             let stats = pool.endpoint.cluster.stats;
+            pool.endpoint.host.totals.pending_ended();
             self.stats.gauge(stats.upstream_rq_pending_active, -1);
             self.stats.inc(stats.upstream_rq_cancelled);
         }
@@ -286,6 +288,7 @@ impl Gateway {
                 continue;
             }
             pool.pending.remove(at);
+            pool.endpoint.host.totals.pending_ended();
             self.stats.gauge(stats.upstream_rq_pending_active, -1);
             if fits == Some(true) {
                 return Some(stream);

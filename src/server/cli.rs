@@ -306,11 +306,6 @@ impl Options {
             ),
             (self.base_id.is_some(), "base-id", RESTART),
             (self.restart_epoch > 0, "restart-epoch", RESTART),
-            (
-                self.local_address_ip_version != IpVersion::V4,
-                "local-address-ip-version",
-                "no address of this machine is announced",
-            ),
             (self.use_dynamic_base_id, "use-dynamic-base-id", RESTART),
             (self.base_id_path.is_some(), "base-id-path", RESTART),
             (
@@ -440,7 +435,6 @@ mod tests {
         assert_eq!(
             options.ignored(),
             [
-                "--local-address-ip-version has no effect: no address of this machine is announced",
                 "--skip-deprecated-logs has no effect: there are no such warnings",
                 "--enable-core-dump has no effect: the limits of the process decide"
             ]

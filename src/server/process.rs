@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cli::{DrainStrategy, IpVersion, Mode, Options};
 use super::control::{ControlLoop, Handle};
@@ -267,8 +268,14 @@ fn serve(
             address: admin.addr,
             unix_mode: admin.unix_mode,
             address_path: control.state.options.admin_address_path.clone(),
-            access_logs: Vec::new(),
-            writer: None,
+            access_logs: admin.access_logs,
+            writer: Some(
+                control
+                    .state
+                    .logs
+                    .logs()
+                    .writer(Arc::clone(&control.state.recorder), u64::MAX),
+            ),
         };
         let address = settings.address.clone();
         let names = Arc::clone(&control.state.registry);
@@ -338,6 +345,7 @@ fn spawn(
                 ..Tuning::default()
             },
             hostname: hostname(),
+            wall_clock,
             local_ip: Some(local_ip(process.options.local_address_ip_version)),
         };
         let handle = handle.clone();
@@ -361,6 +369,12 @@ fn spawn(
         threads.push(thread);
     }
     Ok(threads)
+}
+
+/// Microseconds since the Unix epoch.
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 fn hostname() -> String {

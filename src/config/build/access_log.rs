@@ -16,10 +16,11 @@ use moorgate_protos::envoy::extensions::access_loggers::stream::v3::{
 use moorgate_protos::prost_types::value::Kind;
 use moorgate_protos::prost_types::{Struct, Value};
 
-use super::{Context, Outcome, data, present, required};
+use super::{Context, Outcome, access_filter, data, present, required};
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::format::{DEFAULT, Environment, Format, JsonTemplate};
+use crate::telemetry::log_thread::LogTarget;
 
 /// The access logs of a listener or filter. Opens their files.
 pub(super) fn build(
@@ -32,26 +33,46 @@ pub(super) fn build(
         .collect()
 }
 
-fn one(message: &Message, context: &Context<'_>, path: &FieldPath<'_>) -> Outcome<AccessLog> {
-    let path = path.field("typed_config");
-    let ConfigType::TypedConfig(any) = present(message.config_type.as_ref(), &path)?;
-    let found = packed_type(any, &path)?;
-    let formats = Formats {
+/// A log of Envoy's default format in a file.
+pub(super) fn plain(
+    file: &str,
+    context: &Context<'_>,
+    path: &FieldPath<'_>,
+) -> Outcome<Arc<AccessLog>> {
+    let format = formats(context).text(DEFAULT, false, path)?;
+    let target = open(file, context, path)?;
+    Ok(Arc::new(AccessLog::new(None, format, target)))
+}
+
+fn formats<'a>(context: &Context<'a>) -> Formats<'a> {
+    Formats {
         environment: Environment {
             hostname: context.builder.options.hostname,
             variable: |name| std::env::var(name).ok(),
         },
-    };
+    }
+}
+
+fn open(file: &str, context: &Context<'_>, path: &FieldPath<'_>) -> Outcome<LogTarget> {
+    let target = context.builder.logs.file(Path::new(file));
+    target.map_err(|error| path.error(format!("'{file}' cannot be opened: {error}")))
+}
+
+fn one(message: &Message, context: &Context<'_>, path: &FieldPath<'_>) -> Outcome<AccessLog> {
+    let filter = message.filter.as_ref();
+    let filter = filter.map(|filter| access_filter::build(filter, &path.field("filter")));
+    let filter = filter.transpose()?;
+    let path = path.field("typed_config");
+    let ConfigType::TypedConfig(any) = present(message.config_type.as_ref(), &path)?;
+    let found = packed_type(any, &path)?;
+    let formats = formats(context);
     let logs = context.builder.logs;
     let (format, target) = if found == FileAccessLog::full_name() {
         let log: FileAccessLog = unpack(any, &path)?;
         let format = formats.of_file(log.access_log_format.as_ref(), &path)?;
         let path = path.field("path");
         let file = required(&log.path, &path)?;
-        let target = logs
-            .file(Path::new(file))
-            .map_err(|error| path.error(format!("'{file}' cannot be opened: {error}")))?;
-        (format, target)
+        (format, open(file, context, &path)?)
     } else if found == StdoutAccessLog::full_name() {
         let log: StdoutAccessLog = unpack(any, &path)?;
         let format = log.access_log_format.as_ref().map(|format| match format {
@@ -65,7 +86,7 @@ fn one(message: &Message, context: &Context<'_>, path: &FieldPath<'_>) -> Outcom
         });
         (formats.of_stream(format, &path)?, logs.stderr())
     };
-    Ok(AccessLog::new(None, format, target))
+    Ok(AccessLog::new(filter, format, target))
 }
 
 /// Compiles formats.

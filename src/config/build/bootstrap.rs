@@ -12,7 +12,7 @@ use moorgate_protos::envoy::extensions::network::dns_resolver::cares::v3::CaresD
 use moorgate_protos::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use moorgate_protos::prost_types::value::Kind;
 
-use super::{Admin, Builder, Built, Context, Dns, Node, Outcome, address, present};
+use super::{Admin, Builder, Built, Context, Dns, Node, Outcome, access_log, address, present};
 use crate::config::{FieldPath, to_json, unpack};
 use crate::engine::reactor::Addr;
 
@@ -85,9 +85,16 @@ pub(super) fn build(
         Some(admin) if admin.address.is_some() => {
             let path = root.field("admin");
             let local = address::local(admin.address.as_ref(), &path.field("address"))?;
+            let mut access_logs =
+                access_log::build(&admin.access_log, &context, &path.field("access_log"))?;
+            if !admin.access_log_path.is_empty() {
+                let path = path.field("access_log_path");
+                access_logs.push(access_log::plain(&admin.access_log_path, &context, &path)?);
+            }
             Some(Admin {
                 addr: local.addr,
                 unix_mode: local.unix_mode,
+                access_logs,
             })
         }
         _ => None,

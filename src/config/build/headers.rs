@@ -93,7 +93,8 @@ pub(super) fn conditions(
         .collect()
 }
 
-fn condition(matcher: &HeaderMatcher, path: &FieldPath<'_>) -> Outcome<HeaderMatch> {
+/// A condition on a header.
+pub(super) fn condition(matcher: &HeaderMatcher, path: &FieldPath<'_>) -> Outcome<HeaderMatch> {
     let name = required(&matcher.name, &path.field("name"))?;
     let text = |text: &str, name: &str| -> Outcome<Vec<u8>> {
         Ok(required(text, &path.field(name))?.as_bytes().to_vec())

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use moorgate_codecs::http1;
 use moorgate_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Transformation;
-use moorgate_protos::envoy::config::core::v3::{Http1ProtocolOptions, HttpProtocolOptions};
+use moorgate_protos::envoy::config::core::v3::{
+    CidrRange, Http1ProtocolOptions, HttpProtocolOptions,
+};
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -15,7 +17,9 @@ use moorgate_protos::envoy::extensions::filters::network::http_connection_manage
 
 use super::{Context, Outcome, access_log, headers, present, required, route, time, upstream};
 use crate::config::{FieldPath, unpack};
-use crate::proxy::config::{EscapedSlashes, Http, Rules, ServerHeader, StripPort, Underscores};
+use crate::proxy::config::{
+    EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
+};
 use crate::route::{Action, RouteTable};
 use crate::telemetry::stats::HttpStats;
 
@@ -75,17 +79,12 @@ pub(super) fn build(
             0,
             "max_stream_duration",
         )?,
-        drain_timeout_ms: limit(&message.drain_timeout, 5_000, "drain_timeout")?,
         delayed_close_timeout_ms: limit(
             &message.delayed_close_timeout,
             1_000,
             "delayed_close_timeout",
         )?,
         proxy_100_continue: message.proxy_100_continue,
-        stream_error_on_invalid_http_message: http1
-            .override_stream_error_on_invalid_http_message
-            .or(message.stream_error_on_invalid_http_message)
-            .unwrap_or(false),
         upgrades,
         access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
         stats: HttpStats::new(context.builder.names, &format!("http.{stat_prefix}.")),
@@ -212,11 +211,35 @@ fn rules(
             name => name.to_owned(),
         },
         server_header: server_header(message, path)?,
-        // Not to be set: see the tables of supported fields.
-        internal_networks: Vec::new(),
-        unix_sockets_internal: false,
+        internal_networks: internal_networks(message, path)?,
+        unix_sockets_internal: message
+            .internal_address_config
+            .as_ref()
+            .is_some_and(|config| config.unix_sockets),
         append_x_forwarded_port: message.append_x_forwarded_port,
     })
+}
+
+fn internal_networks(
+    message: &HttpConnectionManager,
+    path: &FieldPath<'_>,
+) -> Outcome<Vec<Network>> {
+    let path = path.field("internal_address_config");
+    let path = path.field("cidr_ranges");
+    let ranges = message.internal_address_config.iter();
+    let ranges = ranges.flat_map(|config| &config.cidr_ranges).enumerate();
+    let network = |(index, range): (usize, &CidrRange)| {
+        let path = path.index(index);
+        let at = path.field("address_prefix");
+        let text = required(&range.address_prefix, &at)?;
+        let address = text
+            .parse()
+            .map_err(|_| at.error(format!("'{text}' is no IP address")))?;
+        let bits = u8::try_from(range.prefix_len.unwrap_or(0)).unwrap_or(u8::MAX);
+        Network::new(address, bits)
+            .ok_or_else(|| path.field("prefix_len").error("is longer than the address"))
+    };
+    ranges.map(network).collect()
 }
 
 fn escaped_slashes(

@@ -10,6 +10,7 @@
     reason = "fields that Envoy deprecates are in use, and mean what they meant"
 )]
 
+mod access_filter;
 mod access_log;
 mod address;
 mod bootstrap;
@@ -40,6 +41,7 @@ use crate::cluster::manager::{ClusterIds, Definition};
 use crate::engine::reactor::Addr;
 use crate::proxy::config::Listener;
 use crate::route::ClusterName;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::log_thread::Logs;
 use crate::telemetry::stats::Names;
 
@@ -96,13 +98,15 @@ pub struct Built {
     pub node: Node,
 }
 
-/// Where the admin interface listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The admin interface.
+#[derive(Clone, Debug)]
 pub struct Admin {
     /// Address.
     pub addr: Addr,
     /// Permission bits of a Unix socket's path.
     pub unix_mode: Option<u32>,
+    /// Access logs.
+    pub access_logs: Vec<Arc<AccessLog>>,
 }
 
 /// `node`.

@@ -167,10 +167,9 @@ fn what_is_not_said_is_as_in_envoy() {
         http.request_timeout_ms,
         http.stream_idle_timeout_ms,
         http.max_stream_duration_ms,
-        http.drain_timeout_ms,
         http.delayed_close_timeout_ms,
     ];
-    assert_eq!(times, [3_600_000, 0, 0, 0, 300_000, 0, 5_000, 1_000]);
+    assert_eq!(times, [3_600_000, 0, 0, 0, 300_000, 0, 1_000]);
     assert_eq!(http.max_requests_per_connection, 0);
     assert_eq!(http.http1.max_head_bytes, 60 * 1024);
     assert_eq!(http.http1.max_fields, 100);
@@ -424,4 +423,116 @@ fn a_cluster_that_is_not_there_may_be_named_where_nobody_validates() {
         "{name: r, validate_clusters: false, virtual_hosts",
     );
     assert_eq!(http_of(&built(&yaml)).routes.routes().count(), 1);
+}
+
+/// A listener whose connection manager has this field beside the others.
+fn with_manager_field(field: &str) -> String {
+    format!(
+        r#"
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: 1 }} }}
+    filter_chains:
+    - filters:
+      - name: a
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: s
+          {field}
+          route_config: {{ virtual_hosts: [ {{ name: a, domains: [ "*" ] }} ] }}
+          http_filters:
+          - name: r
+            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#
+    )
+}
+
+#[test]
+fn access_log_filters_that_cannot_be_carried_out_are_refused() {
+    let refused = |filter: &str| {
+        let log = format!(
+            "access_log: [ {{ name: l, filter: {filter}, typed_config: {{ \"@type\": \
+             type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog }} }} ]"
+        );
+        let said = refusal(&with_manager_field(&log));
+        let rest = said.split_once("access_log[0].filter.").expect(&said).1;
+        rest.to_owned()
+    };
+    for (filter, why) in [
+        (
+            "{ runtime_filter: { runtime_key: a, percent_sampled: { numerator: 5 } } }",
+            "runtime_filter: is not supported by Moorgate",
+        ),
+        (
+            "{ traceable_filter: {} }",
+            "traceable_filter: is not supported by Moorgate",
+        ),
+        (
+            "{ grpc_status_filter: {} }",
+            "grpc_status_filter: is not supported by Moorgate",
+        ),
+        (
+            "{ response_flag_filter: { flags: [ UF, XX ] } }",
+            "response_flag_filter.flags[1]: 'XX' is no response flag",
+        ),
+        (
+            "{ and_filter: { filters: [ { not_health_check_filter: {} } ] } }",
+            "and_filter.filters: has to have two filters or more",
+        ),
+        (
+            "{ status_code_filter: { comparison: { op: GE } } }",
+            "status_code_filter.comparison.value: is required",
+        ),
+        (
+            "{ or_filter: { filters: [ { not_health_check_filter: {} }, { header_filter: {} } ] } }",
+            "or_filter.filters[1].header_filter.header: is required",
+        ),
+    ] {
+        assert_eq!(refused(filter), why);
+    }
+}
+
+#[test]
+fn internal_addresses() {
+    let text = "internal_address_config: { unix_sockets: true, cidr_ranges: [ \
+                { address_prefix: 10.0.0.0, prefix_len: 8 }, { address_prefix: \"fd00::\", prefix_len: 7 } ] }";
+    let built = built(&with_manager_field(text));
+    let rules = &http_of(&built).rules;
+    assert!(rules.unix_sockets_internal && rules.internal_networks.len() == 2);
+    let inside = |address: &str| {
+        let address = address.parse().expect("an address");
+        rules
+            .internal_networks
+            .iter()
+            .any(|network| network.contains(address))
+    };
+    assert!(inside("10.1.2.3") && inside("fd12::1") && !inside("11.0.0.1"));
+    for (range, why) in [
+        (
+            "{ address_prefix: here }",
+            "address_prefix: 'here' is no IP address",
+        ),
+        (
+            "{ address_prefix: 10.0.0.0, prefix_len: 33 }",
+            "prefix_len: is longer than the address",
+        ),
+    ] {
+        let text = format!("internal_address_config: {{ cidr_ranges: [ {range} ] }}");
+        let said = refusal(&with_manager_field(&text));
+        assert!(
+            said.ends_with(&format!("internal_address_config.cidr_ranges[0].{why}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn what_has_no_effect_on_http_1_is_off_or_named() {
+    let said = refusal(&with_manager_field(
+        "stream_error_on_invalid_http_message: true",
+    ));
+    assert!(
+        said.contains("stream_error_on_invalid_http_message: switching it on"),
+        "{said}"
+    );
 }

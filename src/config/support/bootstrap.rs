@@ -2,6 +2,7 @@
 
 use super::Rule::{Ignored, Off, On, Runtime, Types, Values, Yes};
 use super::Support;
+use super::access_log::ACCESS_LOGS;
 
 /// The only transport socket: bytes as they are.
 const TRANSPORT_SOCKETS: &[&str] = &["envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"];
@@ -47,8 +48,8 @@ pub(super) static TABLES: &[Support] = &[
         message: "envoy.config.bootstrap.v3.Admin",
         fields: &[
             ("address", Yes),
-            ("access_log", Ignored),
-            ("access_log_path", Ignored),
+            ("access_log", Types(ACCESS_LOGS)),
+            ("access_log_path", Yes),
             ("profile_path", Ignored),
             // Connections to the admin interface never count against the limit.
             ("ignore_global_conn_limit", Ignored),

@@ -55,7 +55,8 @@ pub(super) static TABLES: &[Support] = &[
             ("stream_idle_timeout", Yes),
             ("request_timeout", Yes),
             ("request_headers_timeout", Yes),
-            ("drain_timeout", Yes),
+            // The time between two farewells of a multiplexed connection: HTTP/1 has one.
+            ("drain_timeout", Ignored),
             ("delayed_close_timeout", Yes),
             ("access_log", Types(ACCESS_LOGS)),
             ("use_remote_address", Yes),
@@ -78,9 +79,9 @@ pub(super) static TABLES: &[Support] = &[
             ("strip_matching_host_port", Yes),
             ("strip_any_host_port", Yes),
             ("strip_trailing_host_dot", Yes),
-            ("stream_error_on_invalid_http_message", Yes),
+            ("stream_error_on_invalid_http_message", Off),
             ("add_user_agent", Off),
-            ("append_x_forwarded_port", Off),
+            ("append_x_forwarded_port", Yes),
             ("append_local_overload", Off),
             ("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", Off),
             // Nothing reads the PROXY protocol, so there is no state of it to add.
@@ -103,7 +104,11 @@ pub(super) static TABLES: &[Support] = &[
     },
     Support {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
-        fields: &[("unix_sockets", Off)],
+        fields: &[("unix_sockets", Yes), ("cidr_ranges", Yes)],
+    },
+    Support {
+        message: "envoy.config.core.v3.CidrRange",
+        fields: &[("address_prefix", Yes), ("prefix_len", Yes)],
     },
     Support {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
@@ -145,7 +150,7 @@ pub(super) static TABLES: &[Support] = &[
             ("default_host_for_http_10", Yes),
             ("header_key_format", Yes),
             ("enable_trailers", Yes),
-            ("override_stream_error_on_invalid_http_message", Yes),
+            ("override_stream_error_on_invalid_http_message", Off),
             ("allow_custom_methods", Yes),
             ("allow_chunked_length", Off),
             ("send_fully_qualified_url", Off),

@@ -7,6 +7,8 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+#[cfg(test)]
+mod document;
 mod http;
 mod listener;
 mod route;

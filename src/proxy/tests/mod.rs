@@ -243,10 +243,8 @@ impl Bed {
             request_timeout_ms: 0,
             stream_idle_timeout_ms: plan.stream_idle_timeout_ms,
             max_stream_duration_ms: 0,
-            drain_timeout_ms: 5000,
             delayed_close_timeout_ms: 1000,
             proxy_100_continue: false,
-            stream_error_on_invalid_http_message: false,
             upgrades: plan.upgrades,
             access_logs: Vec::new(),
             stats: HttpStats::new(stats_of(&self.registry), "http.test."),
@@ -291,6 +289,8 @@ impl Bed {
                     ),
                     tuning,
                     hostname: "test".to_owned(),
+                    // 2001-09-09: the same in every run.
+                    wall_clock: || 1_000_000_000_000_000,
                     local_ip: None,
                 };
                 let mut gateway = Gateway::new(parts, core.now());
