@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustc_hash::FxHashMap;
+
 use super::{
     Breakers, Cluster, ClusterConfig, ClusterId, Discovery, DnsName, DnsSource, Endpoint,
     HealthEpoch, HealthTarget, Host, HostId, HostSet,
@@ -260,7 +262,7 @@ impl Manager {
 
     /// The clusters for a snapshot.
     #[must_use]
-    pub fn clusters(&self) -> HashMap<ClusterId, Arc<Cluster>> {
+    pub fn clusters(&self) -> FxHashMap<ClusterId, Arc<Cluster>> {
         let pair = |(id, entry): (&ClusterId, &Entry)| (*id, Arc::clone(&entry.current));
         self.entries.iter().map(pair).collect()
     }

@@ -146,6 +146,13 @@ impl<R: Reactor, F: Facts> std::fmt::Debug for Core<R, F> {
 }
 
 impl<R: Reactor, F: Facts> Core<R, F> {
+    /// Gives back what only the busy need.
+    pub fn trim(&mut self) {
+        self.chunks.trim();
+        self.arena.release();
+        self.slots.0.trim();
+    }
+
     /// One core for each reactor; together they are a group.
     pub fn group(reactors: Vec<R>, budget: &Arc<Budget>) -> Vec<Self> {
         let queues: Vec<RunQueue<Token<F>>> = reactors.iter().map(|_| RunQueue::new()).collect();

@@ -22,6 +22,10 @@ pub const PAGE_BYTES: usize = 16 * 1024;
 /// Indices stay below this, so that a tag has a bit left for the side of a pair.
 const INDEX_END: usize = 1 << 31;
 
+/// Empty pages that are kept: what is busy empties and refills its pages all the time, and must not
+/// call the kernel for it.
+const SPARE_PAGES: usize = 8;
+
 /// Most slots of a page, however small a value is; bounds the search of a page's bitmap.
 const MAX_SLOTS: usize = 2048;
 
@@ -47,7 +51,8 @@ pub struct PagedSlab<T> {
     /// memory yet).
     room: BitTree,
     /// An empty page kept for the next growth.
-    spare: Option<Page>,
+    /// Empty pages kept for the next inserts, at most [`SPARE_PAGES`].
+    spare: Vec<Page>,
     /// Mapped pages that hold a value.
     live_pages: usize,
     len: usize,
@@ -92,7 +97,7 @@ impl<T> PagedSlab<T> {
         Self {
             pages: Vec::new(),
             room: BitTree::default(),
-            spare: None,
+            spare: Vec::new(),
             live_pages: 0,
             len: 0,
             generation: 0,
@@ -118,11 +123,11 @@ impl<T> PagedSlab<T> {
         self.live_pages
     }
 
-    /// Bytes held: pages, the spare one too, and the tables that find them. Upper bound of what is
+    /// Bytes held: pages, the spare ones too, and the tables that find them. Upper bound of what is
     /// resident, since a page that was never touched costs nothing.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        (self.live_pages + usize::from(self.spare.is_some())) * PAGE_BYTES
+        (self.live_pages + self.spare.len()) * PAGE_BYTES
             + self.pages.capacity() * size_of::<Option<Page>>()
             + self.room.bytes()
     }
@@ -145,7 +150,7 @@ impl<T> PagedSlab<T> {
         let page = match self.pages[number] {
             Some(page) => page,
             None => {
-                let page = self.spare.take().unwrap_or_else(new_page);
+                let page = self.spare.pop().unwrap_or_else(new_page);
                 self.pages[number] = Some(page);
                 self.live_pages += 1;
                 page
@@ -196,13 +201,21 @@ impl<T> PagedSlab<T> {
         Some(value)
     }
 
+    /// Gives the spare pages back: nothing is expected to come soon.
+    pub fn trim(&mut self) {
+        for page in std::mem::take(&mut self.spare) {
+            // SAFETY: made by `new_page`, holds no value, and is in no table any more.
+            unsafe { mem::unmap(page.cast(), PAGE_BYTES) };
+        }
+    }
+
     /// Takes the memory away from an empty page, and forgets page numbers at the end of the table.
     fn release(&mut self, number: usize) {
         if let Some(page) = self.pages[number].take() {
             self.live_pages -= 1;
             // An emptied page is all vacant again, so it can serve any page number as it is.
-            if self.spare.is_none() {
-                self.spare = Some(page);
+            if self.spare.len() < SPARE_PAGES {
+                self.spare.push(page);
             } else {
                 // SAFETY: made by `new_page`, holds no value, and is in no table any more.
                 unsafe { mem::unmap(page.cast(), PAGE_BYTES) };
@@ -383,7 +396,7 @@ impl<T> Drop for PagedSlab<T> {
                 drop(self.remove(index));
             }
         }
-        for page in self.pages.drain(..).flatten().chain(self.spare.take()) {
+        for page in self.pages.drain(..).flatten().chain(self.spare.drain(..)) {
             // SAFETY: made by `new_page`; its values are gone or need no drop.
             unsafe { mem::unmap(page.cast(), PAGE_BYTES) };
         }

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use moorgate_codecs::http1;
 
 use crate::cluster::{Cluster, ClusterId, CodecFactory};
@@ -22,7 +24,7 @@ pub struct Snapshot {
     /// Listeners by id.
     pub listeners: Vec<Arc<Listener>>,
     /// Clusters by id.
-    pub clusters: HashMap<ClusterId, Arc<Cluster>>,
+    pub clusters: FxHashMap<ClusterId, Arc<Cluster>>,
     /// Clusters by name.
     pub names: HashMap<Box<[u8]>, ClusterId>,
     /// Limit on downstream connections of the whole process; 0 is none.

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moorgate_codecs::{Codec, Events, Out};
@@ -113,8 +115,8 @@ pub(super) struct ChainRef {
 pub struct Gateway {
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) chains: HashMap<ChainId, ChainRef>,
-    pub(super) retired: HashMap<ChainId, ChainRef>,
+    pub(super) chains: FxHashMap<ChainId, ChainRef>,
+    pub(super) retired: FxHashMap<ChainId, ChainRef>,
     pub(super) stats: Arc<Recorder>,
     pub(super) engine_stats: EngineStats,
     pub(super) worker_stats: WorkerStats,
@@ -124,8 +126,8 @@ pub struct Gateway {
     pub(super) streams: Streams,
     pub(super) stream_wheel: Wheel,
     pub(super) due_streams: Vec<u32>,
-    pub(super) pools: HashMap<HostId, Pool>,
-    pub(super) balancers: HashMap<ClusterId, Balancer>,
+    pub(super) pools: FxHashMap<HostId, Pool>,
+    pub(super) balancers: FxHashMap<ClusterId, Balancer>,
     pub(super) listeners: Vec<Option<OpenListener>>,
     /// Listeners out of descriptors, and when they accept again, ms.
     pub(super) resting: Vec<(u32, u64)>,
@@ -165,8 +167,8 @@ impl Gateway {
         let mut gateway = Self {
             shared: parts.shared,
             snapshot: Arc::clone(&parts.snapshot),
-            chains: HashMap::new(),
-            retired: HashMap::new(),
+            chains: FxHashMap::default(),
+            retired: FxHashMap::default(),
             stats: parts.recorder,
             engine_stats: parts.engine_stats,
             worker_stats: parts.worker_stats,
@@ -176,8 +178,8 @@ impl Gateway {
             streams: Streams::default(),
             stream_wheel: Wheel::new(now_ms),
             due_streams: Vec::new(),
-            pools: HashMap::new(),
-            balancers: HashMap::new(),
+            pools: FxHashMap::default(),
+            balancers: FxHashMap::default(),
             listeners: Vec::new(),
             resting: Vec::new(),
             events: Events::default(),

@@ -40,6 +40,10 @@ impl Piece {
 /// Slices given to one write call.
 const SLICES: usize = 16;
 
+/// Slices that are no more than this together are copied into one: a call with one slice is cheaper for
+/// the kernel than one with several, by more than so short a copy costs.
+const GATHER: usize = 512;
+
 /// Output of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -148,6 +152,19 @@ impl Output {
                 break;
             }
             let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            let mut gathered = [0; GATHER];
+            if count > 1
+                && let Some(gathered) = gathered.get_mut(..offered)
+            {
+                let mut rest = &mut *gathered;
+                for slice in &slices[..count] {
+                    let (into, behind) = rest.split_at_mut(slice.len());
+                    into.copy_from_slice(slice);
+                    rest = behind;
+                }
+                slices[0] = IoSlice::new(gathered);
+                count = 1;
+            }
             let taken = match reactor.write(sock, &slices[..count]) {
                 Ok(taken) => taken,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -78,8 +78,9 @@ impl Gateway {
     fn release_spare<R: Reactor>(&mut self, core: &mut Core<R>) {
         if self.conns.is_empty() {
             self.sweep_ms = u64::MAX;
-            core.chunks.trim();
-            core.arena.release();
+            core.trim();
+            self.conns.trim();
+            self.streams.0.trim();
             self.events.shrink();
             self.out.bytes = Vec::new();
             self.dirty.shrink_to(16);

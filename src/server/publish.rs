@@ -3,11 +3,12 @@
 //! A snapshot must die when the last worker has taken the next one: one that lives on is a leak, and
 //! the gauge shows it.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use super::dump::Dump;
 use super::process::Process;
+use rustc_hash::FxHashMap;
+
 use crate::cluster::{Cluster, ClusterId};
 use crate::proxy::config::Snapshot;
 use crate::proxy::facts::Message;
@@ -96,7 +97,7 @@ impl Process {
 
     /// The configuration as it is now.
     pub(super) fn snapshot(&mut self) -> Arc<Snapshot> {
-        let clusters: HashMap<ClusterId, Arc<Cluster>> = self.manager.clusters();
+        let clusters: FxHashMap<ClusterId, Arc<Cluster>> = self.manager.clusters();
         let names = clusters
             .values()
             .map(|cluster| (cluster.name.as_bytes().into(), cluster.id))

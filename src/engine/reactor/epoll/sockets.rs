@@ -122,7 +122,20 @@ pub fn connect(addr: &Addr, options: &SocketOptions) -> io::Result<OwnedFd> {
 /// `WouldBlock`, or what recv(2) says.
 #[inline]
 pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
-    Ok(socket::recv(fd, into, MsgFlags::empty())?)
+    // Not recv(3): as a cancellation point it does atomic work before and after every call.
+    // SAFETY: the kernel writes at most `into.len()` bytes to a buffer that is borrowed mutably.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_recvfrom,
+            fd,
+            into.as_mut_ptr(),
+            into.len(),
+            0,
+            std::ptr::null_mut::<libc::sockaddr>(),
+            std::ptr::null_mut::<libc::socklen_t>(),
+        )
+    };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// Writes what the socket takes. Never raises SIGPIPE.
@@ -133,12 +146,30 @@ pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
 pub fn write(fd: RawFd, from: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(match from {
         [] => 0,
-        [one] => socket::send(fd, one, MsgFlags::MSG_NOSIGNAL)?,
+        [one] => send(fd, one)?,
         many => {
             let many = &many[..many.len().min(MAX_SLICES)];
             socket::sendmsg::<()>(fd, many, &[], MsgFlags::MSG_NOSIGNAL, None)?
         }
     })
+}
+
+/// send(2), without what the library's function does because it is a cancellation point.
+#[inline]
+fn send(fd: RawFd, from: &[u8]) -> io::Result<usize> {
+    // SAFETY: the kernel reads at most `from.len()` bytes of a borrowed buffer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            fd,
+            from.as_ptr(),
+            from.len(),
+            libc::MSG_NOSIGNAL,
+            std::ptr::null::<libc::sockaddr>(),
+            0,
+        )
+    };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// Ends the write direction.
