@@ -185,7 +185,7 @@ enum Got {
     Reset,
 }
 
-fn read_all(stream: &mut TcpStream) -> Got {
+fn read_all(stream: &mut TcpStream, body: &[u8]) -> Got {
     let mut seen = Vec::new();
     let mut piece = [0; 16 * 1024];
     let head = loop {
@@ -203,7 +203,7 @@ fn read_all(stream: &mut TcpStream) -> Got {
         return Got::Refused;
     }
     assert!(seen.starts_with(b"HTTP/1.1 200"), "{:?}", &seen[..head]);
-    while seen.len() < head + BODY {
+    while seen.len() < head + body.len() {
         match stream.read(&mut piece) {
             Ok(0) => return Got::Reset,
             Ok(n) => seen.extend_from_slice(&piece[..n]),
@@ -211,7 +211,7 @@ fn read_all(stream: &mut TcpStream) -> Got {
             Err(_) => return Got::Reset,
         }
     }
-    assert!(seen[head..] == body()[..], "other bytes than were sent");
+    assert!(seen[head..] == *body, "other bytes than were sent");
     Got::Everything
 }
 
@@ -265,11 +265,13 @@ fn slow_readers_stay_within_the_budget() {
         eprintln!("only {readers} clients: the limit on descriptors is in the way");
     }
     let upstream = Upstream::start();
+    let body = body();
     let front = common::free_addr();
     let config = configuration(front, upstream.addr);
     let budget = BUDGET.to_string();
     let arguments = ["--concurrency", "2", "--max-buffer-bytes", &budget];
     let gateway = Moorgate::start("slow", &config, &arguments, None);
+    let mut asker = gateway.asker();
 
     let mut clients = Vec::new();
     for wanted in 1..=readers {
@@ -282,37 +284,37 @@ fn slow_readers_stay_within_the_budget() {
         }
     }
     let open = "http.slow.downstream_rq_active";
-    assert_eq!(gateway.stat(open), readers as u64);
+    assert_eq!(asker.stat(open), readers as u64);
     let before = gateway.memory("VmRSS");
 
     // Parts of all answers at once, and nobody reads.
     upstream.go.wake().expect("go");
     let mut most = 0;
     common::wait_until("the last two steps of the budget", || {
-        most = most.max(gateway.stat("moorgate.buffers.bytes"));
+        most = most.max(asker.stat("moorgate.buffers.bytes"));
         ["shrunk", "reads_paused", "holders_reset"]
             .iter()
-            .all(|step| gateway.stat(&format!("moorgate.buffers.{step}")) > 0)
+            .all(|step| asker.stat(&format!("moorgate.buffers.{step}")) > 0)
     });
     // Whoever comes now is told to come later.
-    assert_eq!(read_all(&mut reader(front)), Got::Refused);
-    assert!(gateway.stat("moorgate.buffers.requests_refused") > 0);
+    assert_eq!(read_all(&mut reader(front), &body), Got::Refused);
+    assert!(asker.stat("moorgate.buffers.requests_refused") > 0);
 
     // Now the rest comes and they read, and get every byte, but for those that were reset.
     upstream.go.wake().expect("go");
     let (mut whole, mut reset) = (0, 0);
     for (number, client) in clients.iter_mut().enumerate() {
-        match read_all(client) {
+        match read_all(client, &body) {
             Got::Everything => whole += 1,
             Got::Reset => reset += 1,
             Got::Refused => panic!("refused after its answer began"),
         }
         if number % 500 == 0 {
-            most = most.max(gateway.stat("moorgate.buffers.bytes"));
+            most = most.max(asker.stat("moorgate.buffers.bytes"));
         }
     }
     assert_eq!(whole + reset, readers);
-    assert_eq!(gateway.stat("moorgate.buffers.holders_reset"), reset as u64);
+    assert_eq!(asker.stat("moorgate.buffers.holders_reset"), reset as u64);
     assert!(whole > readers / 2, "{reset} of {readers} were reset");
     assert!(most <= BUDGET + OVERSHOOT, "{most} bytes in buffers");
     let grown = gateway.memory("VmHWM") - before;
@@ -325,7 +327,7 @@ fn slow_readers_stay_within_the_budget() {
     // And it was as if nothing had been.
     drop(clients);
     common::wait_until("no byte in any buffer", || {
-        gateway.stat("moorgate.buffers.bytes") == 0 && gateway.stat(open) == 0
+        asker.stat("moorgate.buffers.bytes") == 0 && asker.stat(open) == 0
     });
-    assert_eq!(read_all(&mut reader(front)), Got::Everything);
+    assert_eq!(read_all(&mut reader(front), &body), Got::Everything);
 }

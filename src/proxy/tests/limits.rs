@@ -22,6 +22,12 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 /// Turns after which nothing more can be expected.
 const MOST_TURNS: usize = 100_000;
 
+/// HTTP and TCP listeners of a plan.
+type Listeners = (
+    Vec<(Addr, HttpPlan, &'static str)>,
+    Vec<(Addr, &'static str, u64)>,
+);
+
 /// A gateway whose workers the test turns, with an upstream that the test plays itself.
 struct Bench {
     bed: Bed,
@@ -36,6 +42,22 @@ struct Bench {
 
 impl Bench {
     fn new(workers: usize, budget: usize, http: HttpPlan, max_connections: u64) -> Self {
+        Self::with(workers, budget, max_connections, |front| {
+            (vec![(front, http, "web")], Vec::new())
+        })
+    }
+
+    /// With a TCP proxy in place of HTTP.
+    fn tcp(budget: usize) -> Self {
+        Self::with(1, budget, 0, |front| (Vec::new(), vec![(front, "web", 0)]))
+    }
+
+    fn with(
+        workers: usize,
+        budget: usize,
+        max_connections: u64,
+        listeners: impl FnOnce(Addr) -> Listeners,
+    ) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").expect("bind");
         upstream.set_nonblocking(true).expect("non-blocking");
         let address = upstream.local_addr().expect("its address");
@@ -43,10 +65,11 @@ impl Bench {
             .and_then(|listener| listener.local_addr())
             .expect("a free port");
         let mut bed = Bed::new(budget);
+        let (http, tcp) = listeners(Addr::Ip(front));
         let snapshot = bed.snapshot(Plan {
             clusters: vec![("web", ClusterConfig::default(), vec![Addr::Ip(address)])],
-            http: vec![(Addr::Ip(front), http, "web")],
-            tcp: Vec::new(),
+            http,
+            tcp,
             max_connections,
         });
         let clock = Clock::start();
@@ -380,4 +403,69 @@ fn who_goes_away_while_parked_is_noticed() {
     let mut answer = [0; 4096];
     let n = client.read(&mut answer).expect("an answer");
     assert!(answer[..n].starts_with(b"HTTP/1.1 503 "));
+}
+
+#[test]
+fn tunnels_stay_within_the_budget_and_lose_nothing() {
+    const BUDGET: usize = 512 * 1024;
+    const PIECE: usize = 65_536;
+    // Every stretch of what is sent is found in it.
+    let pattern: Vec<u8> = (0..PIECE + 251).map(|at| (at % 251) as u8).collect();
+    let mut bench = Bench::tcp(BUDGET);
+    // (client, upstream, bytes sent, bytes received, over)
+    let mut tunnels: Vec<(TcpStream, TcpStream, usize, usize, bool)> = Vec::new();
+    for _ in 0..4 {
+        let client = bench.client();
+        let mut upstream = None;
+        bench.turn_until("a tunnel", |bench| {
+            upstream = bench.upstream.accept().ok();
+            upstream.is_some()
+        });
+        let (upstream, _) = upstream.expect("a connection");
+        upstream.set_nonblocking(true).expect("non-blocking");
+        tunnels.push((client, upstream, 0, 0, false));
+    }
+    // The upstreams say what they can, and nobody reads.
+    let (mut still, mut most) = (0, 0);
+    bench.turn_until("a standstill", |bench| {
+        still += 1;
+        for (_, upstream, sent, ..) in &mut tunnels {
+            if let Ok(n) = upstream.write(&pattern[*sent % 251..][..PIECE]) {
+                *sent += n;
+                still = 0;
+            }
+        }
+        most = most.max(bench.bed.budget.used());
+        still > 1_000
+    });
+    assert!(most > BUDGET / 2, "{most} bytes were held");
+    assert!(most < BUDGET + (1 << 20), "{most} bytes were held");
+    let paused = bench.value("moorgate.buffers.reads_paused");
+    assert!(paused + bench.value("moorgate.buffers.shrunk") > 0);
+
+    // Then they read; who was not reset gets every byte in its place.
+    bench.turn_until("everything", |_| {
+        for (client, _, sent, got, over) in &mut tunnels {
+            let mut piece = [0; PIECE];
+            match client.read(&mut piece) {
+                Ok(0) => *over = true,
+                Ok(n) => {
+                    let right = &pattern[*got % 251..][..n];
+                    assert!(piece[..n] == *right, "other bytes than were sent");
+                    *got += n;
+                }
+                Err(error) => *over |= error.kind() != ErrorKind::WouldBlock,
+            }
+            *over |= *got == *sent;
+        }
+        tunnels.iter().all(|tunnel| tunnel.4)
+    });
+    let whole = tunnels.iter().filter(|tunnel| tunnel.2 == tunnel.3).count();
+    let reset = bench.value("moorgate.buffers.holders_reset");
+    assert_eq!(whole as i64 + reset, 4);
+    assert!(whole > 0);
+    drop(tunnels);
+    bench.turn_until("the end of all", |bench| {
+        bench.value("moorgate.resident") == 0 && bench.value("moorgate.parked.pair") == 0
+    });
 }
