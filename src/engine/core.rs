@@ -126,6 +126,9 @@ pub struct Core<R: Reactor, F: Facts> {
     pub chunks: ChunkPool,
     /// Numbers to publish.
     pub tally: Tally,
+    /// Where it parks, steals and moves without need.
+    #[cfg(chaos)]
+    pub chaos: super::chaos::Chaos,
     pub(super) id: u16,
     pub(super) group: Arc<Group<R::Remote, F>>,
     pub(super) slots: Slots<F>,
@@ -179,6 +182,8 @@ impl<R: Reactor, F: Facts> Core<R, F> {
                     arena: Arena::default(),
                     chunks: ChunkPool::new(Arc::clone(budget)),
                     tally: Tally::default(),
+                    #[cfg(chaos)]
+                    chaos: super::chaos::Chaos::new(id),
                     id,
                     group: Arc::clone(&group),
                     slots: Slots(PagedSlab::new()),
@@ -410,7 +415,11 @@ impl<R: Reactor, F: Facts> Core<R, F> {
             return Ok((key, record, true));
         }
         self.tally.steals += 1;
+        #[cfg(chaos)]
+        self.chaos.stumble();
         self.leave_home(home, key, &record);
+        #[cfg(chaos)]
+        self.chaos.stumble();
         let key = self.slots.0.insert(Slot::new(State::Resident(number)));
         let tag = Tag::new(key.generation, false, key.index);
         if let Err(error) = self

@@ -5,6 +5,8 @@
 //! holds across a system call, or loop over one connection without a budget.
 
 pub mod arena;
+#[cfg(chaos)]
+pub mod chaos;
 pub mod chunk;
 pub mod core;
 pub mod limits;

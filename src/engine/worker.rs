@@ -222,12 +222,19 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
             }
         }
         self.woken = woken;
-        if self.core.queue.len() > QUEUE_BEFORE_WAKE {
+        let enough = if cfg!(chaos) { 0 } else { QUEUE_BEFORE_WAKE };
+        if self.core.queue.len() > enough {
             self.core.wake_thief();
         }
     }
 
     fn serve_queue(&mut self) {
+        #[cfg(chaos)]
+        if self.core.chaos.chance(500) {
+            // Whoever steals may have it all; the next turn comes at once.
+            self.core.chaos.stumble();
+            return self.steal_anyway();
+        }
         let mut served = 0;
         let began = self.core.reactor.clock_us();
         while let Some(token) = self.core.queue.pop() {
@@ -247,6 +254,13 @@ impl<R: Reactor, A: App<R>> Worker<R, A> {
             && !self.app.has_ready()
             && let Some(token) = self.core.steal()
         {
+            self.app.wake(&mut self.core, token);
+        }
+    }
+
+    #[cfg(chaos)]
+    fn steal_anyway(&mut self) {
+        if let Some(token) = self.core.steal() {
             self.app.wake(&mut self.core, token);
         }
     }

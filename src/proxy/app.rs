@@ -141,6 +141,8 @@ impl<R: Reactor> App<R> for Gateway {
     fn end_turn(&mut self, core: &mut Core<R>, began_us: u64) {
         self.flush_all(core);
         self.relieve(core);
+        #[cfg(chaos)]
+        self.move_at_random(core);
         self.sweep(core);
         if !self.dirty.is_empty() {
             self.flush_all(core);

@@ -141,6 +141,37 @@ impl Gateway {
         }
     }
 
+    /// Moves some client somewhere, if it can go.
+    #[cfg(chaos)]
+    pub(super) fn move_at_random<R: Reactor>(&mut self, core: &mut Core<R>) {
+        let count = core.siblings().members.len();
+        if count < 2 || self.drain.is_some_and(super::drain::Drain::is_whole) {
+            return;
+        }
+        if self.stopped || !core.chaos.chance(100) {
+            return;
+        }
+        let clients: Vec<_> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| match &conn.role {
+                Role::Down(_) => true,
+                Role::Tunnel(end) => end.client,
+                Role::Up(_) | Role::Waking => false,
+            })
+            .filter_map(|(index, _)| self.conns.key(index))
+            .collect();
+        if clients.is_empty() {
+            return;
+        }
+        let client = clients[core.chaos.below(clients.len())];
+        let step = 1 + core.chaos.below(count - 1);
+        let target = (usize::from(core.id()) + step) % count;
+        if !self.move_client(core, client, target) {
+            self.prepare_move(client);
+        }
+    }
+
     /// Takes in a client that came from another worker.
     pub(super) fn moved_in<R: Reactor>(&mut self, core: &mut Core<R>, bundle: Bundle) {
         let now = core.now();

@@ -41,6 +41,10 @@ impl Gateway {
         if self.sweep_ms == u64::MAX {
             self.sweep_ms = now + self.tuning.quiet_ms;
         }
+        #[cfg(chaos)]
+        if core.chaos.chance(700) {
+            self.sweep_ms = now;
+        }
         if now < self.sweep_ms && self.sweep_at.is_none() {
             return;
         }

@@ -256,7 +256,7 @@ fn simulated(work: Work, seed: u64) {
             assert!(client.fewest.get() >= 10, "{what}: {client:?}");
         }
     }
-    run.world.be_lenient();
+    run.world.end_busy();
     run.run(100_000, &what, |run| {
         run.actors.iter().all(|actor| actor.is_done())
     });
@@ -442,7 +442,7 @@ fn real(work: Work) {
         assert!(steps < 40_000_000, "{what}: stuck");
         step(&mut actors, &world, &mut random);
     }
-    world.be_lenient();
+    world.end_busy();
     while !actors.iter().all(|actor| actor.is_done()) {
         step(&mut actors, &world, &mut random);
     }

@@ -5,6 +5,8 @@
 //! one and keeps its whole trace. A seed decides everything: the same one gives the same run, call for
 //! call.
 
+#[cfg(chaos)]
+mod chaos;
 mod judge;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,6 +20,7 @@ use moorgate_codecs::testmux::Role;
 use super::peers::{Actor, Listener, Net, World, client, gate, mux, server, tcp};
 use super::{Bed, HttpPlan, Plan};
 use crate::cluster::ClusterConfig;
+use crate::engine::arena::Arena;
 use crate::engine::reactor::random::Random;
 use crate::engine::reactor::sim::{Config, Faults, SimReactor, SimWorld};
 use crate::engine::reactor::{Addr, Reactor};
@@ -51,6 +54,8 @@ struct Draw {
     upstream_buffer_limit: u32,
     memory: usize,
     tuning: Tuning,
+    /// Bytes of a worker's read arena.
+    arena: usize,
     /// Moves of a random client, in a thousand turns.
     moves: u16,
     /// Configurations published on the way.
@@ -104,12 +109,13 @@ fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
         upstream_buffer_limit: limits[random.below(3) as usize],
         memory,
         tuning: Tuning {
-            quiet_ms: [5, 20, 50, 250][random.below(4) as usize],
+            quiet_ms: [0, 5, 50, 250][random.below(4) as usize],
             read_budget: [64, 4096, 256 * 1024][random.below(3) as usize],
             load_window_ms: 5,
             overload_percent: 0,
             ..Tuning::default()
         },
+        arena: [96 << 10, 256 << 10][random.below(2) as usize],
         moves: [0, 0, 5, 50][random.below(4) as usize],
         swaps: random.below(4),
         early_drain,
@@ -123,7 +129,11 @@ fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
     (draw, config)
 }
 
-fn plan(draw: &Draw, waiting: &Arc<gate::Waiting>) -> Plan {
+/// Where the peers of the plan listen, by the numbers it gives them.
+const BACKS: [u16; 4] = [9000, 9001, 9100, 9200];
+
+/// `addr` tells where a number of the plan is.
+fn plan(draw: &Draw, waiting: &Arc<gate::Waiting>, addr: &dyn Fn(u16) -> Addr) -> Plan {
     let cluster = || ClusterConfig {
         buffer_limit: draw.upstream_buffer_limit,
         connect_timeout_ms: 60_000,
@@ -163,6 +173,45 @@ fn plan(draw: &Draw, waiting: &Arc<gate::Waiting>) -> Plan {
     }
 }
 
+/// The servers of a plan behind their listeners, and clients drawn at random.
+fn cast(
+    draw: &Draw,
+    random: &mut Random,
+    backs: [Listener; 4],
+    addr: &dyn Fn(u16) -> Addr,
+) -> Vec<Box<dyn Actor>> {
+    let [one, two, tcp, mux] = backs;
+    let (most, strict, window) = (draw.most, draw.strict, draw.window);
+    let mut actors: Vec<Box<dyn Actor>> = vec![
+        Box::new(server::Server::new(one)),
+        Box::new(server::Server::new(two)),
+        Box::new(tcp::TcpServer::new(tcp, strict)),
+        Box::new(mux::MuxServer::new(mux, window)),
+    ];
+    for number in 0..draw.clients {
+        let id = 1 + number * 100;
+        let http = |random: &mut Random, port, upgrades| {
+            Box::new(client::Client::new(
+                addr(port),
+                random,
+                id,
+                (most, upgrades),
+                strict,
+            ))
+        };
+        actors.push(match random.below(10) {
+            0..4 => http(random, 80, true),
+            4 => http(random, 84, false),
+            5..8 => {
+                let to = addr(82 + random.below(2) as u16);
+                Box::new(mux::MuxClient::new(to, random, id, most, (strict, window)))
+            }
+            _ => Box::new(tcp::TcpClient::new(addr(81), random, id, most, strict)),
+        });
+    }
+    actors
+}
+
 /// One run.
 struct Run {
     seed: u64,
@@ -191,45 +240,17 @@ impl Run {
         let sim = SimWorld::new(seed, config);
         let mut bed = Bed::new(draw.memory);
         let waiting = Arc::default();
-        let snapshot = bed.snapshot(plan(&draw, &waiting));
+        let snapshot = bed.snapshot(plan(&draw, &waiting, &addr));
         let reactors = (0..draw.workers).map(|worker| sim.reactor(worker));
-        let workers = bed.workers(reactors.collect(), &snapshot, draw.tuning);
-        let mut actors: Vec<Box<dyn Actor>> = Vec::new();
+        let mut workers = bed.workers(reactors.collect(), &snapshot, draw.tuning);
+        for worker in &mut workers {
+            worker.core.arena = Arena::new(draw.arena);
+        }
         let listen = |port| {
             let listener = sim.listen_peer(&addr(port));
             Listener::Sim(listener.expect("a free address"))
         };
-        for port in [9000, 9001] {
-            actors.push(Box::new(server::Server::new(listen(port))));
-        }
-        actors.push(Box::new(tcp::TcpServer::new(listen(9100), draw.strict)));
-        actors.push(Box::new(mux::MuxServer::new(listen(9200), draw.window)));
-        for number in 0..draw.clients {
-            let id = 1 + number * 100;
-            let (most, strict) = (draw.most, draw.strict);
-            actors.push(match random.below(10) {
-                0..4 => Box::new(client::Client::new(
-                    addr(80),
-                    &mut random,
-                    id,
-                    (most, true),
-                    strict,
-                )),
-                4 => Box::new(client::Client::new(
-                    addr(84),
-                    &mut random,
-                    id,
-                    (most, false),
-                    strict,
-                )),
-                5..8 => {
-                    let to = addr(82 + random.below(2) as u16);
-                    let how = (strict, draw.window);
-                    Box::new(mux::MuxClient::new(to, &mut random, id, most, how))
-                }
-                _ => Box::new(tcp::TcpClient::new(addr(81), &mut random, id, most, strict)),
-            });
-        }
+        let actors = cast(&draw, &mut random, BACKS.map(listen), &addr);
         Self {
             seed,
             draw,
@@ -353,7 +374,7 @@ impl Run {
     }
 
     fn swap(&mut self) {
-        let snapshot = self.bed.snapshot(plan(&self.draw, &self.waiting));
+        let snapshot = self.bed.snapshot(plan(&self.draw, &self.waiting, &addr));
         self.snapshots.push(Arc::downgrade(&snapshot));
         self.post(|| Message::Snapshot(Arc::clone(&snapshot)));
     }

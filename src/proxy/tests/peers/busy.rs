@@ -1,4 +1,4 @@
-//! Peers that are never silent: what makes a worker busy. They end when the run becomes lenient.
+//! Peers that are never silent: what makes a worker busy. They end when the run says so.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ impl Actor for Asker {
             return Ok(true);
         }
         if self.asked.is_none() {
-            if world.lenient() {
+            if world.busy_ends() {
                 self.line.ended = true;
                 self.line.peer = None;
                 return Ok(true);
@@ -174,7 +174,7 @@ impl Actor for Streamer {
             return Ok(true);
         }
         let (id, sent, shut) = (self.id, self.sent, self.shut);
-        let ends = world.lenient();
+        let ends = world.busy_ends();
         let peer = self.line.get(world)?;
         let mut moved = false;
         if !ends {
@@ -351,7 +351,7 @@ impl Actor for Juggler {
             self.link.peer = world.connect(&self.addr);
             return Ok(true);
         }
-        if !world.lenient() {
+        if !world.busy_ends() {
             self.ask();
         } else if self.open.is_empty() {
             self.ended = true;
@@ -363,7 +363,7 @@ impl Actor for Juggler {
         for heard in heard {
             let opened = self.open.len();
             self.hear(heard)?;
-            if !world.lenient() && self.open.len() < opened {
+            if !world.busy_ends() && self.open.len() < opened {
                 let fewest = self.progress.fewest.get().min(self.open.len());
                 self.progress.fewest.set(fewest);
                 self.ask();

@@ -40,6 +40,7 @@ pub(super) enum Net {
 pub(super) struct World {
     pub(super) net: Net,
     lenient: Cell<bool>,
+    busy_ends: Cell<bool>,
     reclaims: bool,
 }
 
@@ -49,6 +50,7 @@ impl World {
         Self {
             net,
             lenient: Cell::new(false),
+            busy_ends: Cell::new(false),
             reclaims,
         }
     }
@@ -67,6 +69,15 @@ impl World {
 
     pub(super) fn be_lenient(&self) {
         self.lenient.set(true);
+    }
+
+    /// Busy peers have done enough and end in order.
+    pub(super) fn end_busy(&self) {
+        self.busy_ends.set(true);
+    }
+
+    fn busy_ends(&self) -> bool {
+        self.busy_ends.get()
     }
 
     /// A client without an open exchange may be closed at any time.
