@@ -36,6 +36,7 @@ pub(super) fn server_info(backend: &impl AdminBackend) -> Response {
         ("uptime_current_epoch", uptime.clone()),
         ("uptime_all_epochs", uptime),
         ("hot_restart_version", "disabled".into()),
+        ("hot_restart_initializing", Json::Bool(false)),
         ("command_line_options", options(backend.options())),
     ];
     if let Some(node) = backend.node() {

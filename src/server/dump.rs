@@ -104,12 +104,20 @@ impl Dump {
                 "StaticListener",
                 listeners.collect(),
             ),
+            Section {
+                message: "envoy.admin.v3.ScopedRoutesConfigDump",
+                fields: Vec::new(),
+            },
             many(
                 "envoy.admin.v3.RoutesConfigDump",
                 "static_route_configs",
                 "StaticRouteConfig",
                 routes.collect(),
             ),
+            Section {
+                message: "envoy.admin.v3.SecretsConfigDump",
+                fields: Vec::new(),
+            },
         ]
     }
 }
