@@ -279,9 +279,11 @@ impl Server {
             return Ok(Sending::Upgraded);
         }
 
-        // A refused CONNECT leaves bytes on the way that are not requests.
+        // A refused CONNECT leaves bytes on the way that are not requests, and so does an upgrade
+        // whose client did not wait for its answer.
         let incomplete = self.phase != Phase::Answer;
-        let mut close = self.flags.close || incomplete || self.flags.connect;
+        let refused = self.flags.connect || self.flags.upgrade;
+        let mut close = self.flags.close || incomplete || refused;
         let bodiless = self.flags.head || status == 204 || status == 304;
         let sending = match head.content_length {
             _ if status == 204 => Sending::Nothing,

@@ -248,14 +248,15 @@ fn tunnels_that_are_not_allowed() {
     wire.codec
         .send_head(1, &response(403), true, &mut wire.out)
         .expect("refusal");
-    // Still HTTP, unlike after CONNECT, where raw bytes may already be on their way.
+    assert!(wire.codec.finished());
+    let mut wire = Wire::new(Server::new(Arc::new(Settings::default())));
     wire.feed(b"CONNECT o:1 HTTP/1.1\r\nhost: h\r\n\r\n");
     assert_eq!(
-        wire.codec.send_head(2, &ok(), false, &mut wire.out),
+        wire.codec.send_head(1, &ok(), false, &mut wire.out),
         Err(SendError::Unencodable("http1.connect_not_allowed"))
     );
     wire.codec
-        .send_head(2, &response(403), true, &mut wire.out)
+        .send_head(1, &response(403), true, &mut wire.out)
         .expect("refusal");
     assert!(wire.codec.finished());
 }
