@@ -149,6 +149,12 @@ impl<R: Reactor, F: Facts> std::fmt::Debug for Core<R, F> {
 }
 
 impl<R: Reactor, F: Facts> Core<R, F> {
+    /// Memory of the slots: pages in use, and bytes of the tables that find them.
+    #[must_use]
+    pub fn slot_memory(&self) -> (usize, usize) {
+        (self.slots.0.pages(), self.slots.0.table_bytes())
+    }
+
     /// Gives back what only the busy need.
     pub fn trim(&mut self) {
         self.chunks.trim();
@@ -404,7 +410,15 @@ impl<R: Reactor, F: Facts> Core<R, F> {
     /// Gives a popped token's connection its slot: the same one at home, a new one on a thief, which
     /// takes the descriptors out of the home registrations first. The first descriptor is armed; the
     /// second one of a pair wants [`split`](Self::split), registered only when this says so.
-    pub fn adopt(&mut self, token: Token<F>, number: u32) -> io::Result<(Key, Parked<F>, bool)> {
+    ///
+    /// # Errors
+    /// The kernel refused to register the descriptor (no memory, no room for watches): its descriptors
+    /// are closed, and the record is given back to be counted as ended.
+    pub fn adopt(
+        &mut self,
+        token: Token<F>,
+        number: u32,
+    ) -> Result<(Key, Parked<F>, bool), Parked<F>> {
         let Token {
             home, key, record, ..
         } = token;
@@ -422,16 +436,14 @@ impl<R: Reactor, F: Facts> Core<R, F> {
         self.chaos.stumble();
         let key = self.slots.0.insert(Slot::new(State::Resident(number)));
         let tag = Tag::new(key.generation, false, key.index);
-        if let Err(error) = self
-            .reactor
-            .add(record.socks[0], tag, Interest::Edge { write: false })
-        {
+        let edge = Interest::Edge { write: false };
+        if self.reactor.add(record.socks[0], tag, edge).is_err() {
             self.free(key);
             self.tally.resident -= 1;
             for sock in record.descriptors() {
                 self.reactor.close(sock, true);
             }
-            return Err(error);
+            return Err(record);
         }
         Ok((key, record, false))
     }

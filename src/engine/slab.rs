@@ -127,8 +127,14 @@ impl<T> PagedSlab<T> {
     /// resident, since a page that was never touched costs nothing.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        (self.live_pages + self.spare.len()) * PAGE_BYTES
-            + self.pages.capacity() * size_of::<Option<Page>>()
+        (self.live_pages + self.spare.len()) * PAGE_BYTES + self.table_bytes()
+    }
+
+    /// Bytes of the tables that find the pages.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<Option<Page>>()
+            + self.spare.capacity() * size_of::<Page>()
             + self.room.bytes()
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use moorgate_codecs::{Codec, Events, Out};
 
 use super::config::{ChainId, FilterChain, Listener, Snapshot};
 use super::conn::Conn;
-use super::facts::ProxyFacts;
+use super::facts::{Endpoint, ProxyFacts};
 use super::listen::OpenListener;
 use super::stream::{Client, Stream, Streams};
 use super::upstream::Pool;
@@ -127,6 +127,8 @@ pub struct Gateway {
     pub(super) stream_wheel: Wheel,
     pub(super) due_streams: Vec<u32>,
     pub(super) pools: FxHashMap<HostId, Pool>,
+    /// Endpoints that are in use, so that sessions with one host share what they say of it.
+    pub(super) endpoints: FxHashMap<HostId, Weak<Endpoint>>,
     pub(super) balancers: FxHashMap<ClusterId, Balancer>,
     pub(super) listeners: Vec<Option<OpenListener>>,
     /// Listeners out of descriptors, and when they accept again, ms.
@@ -179,6 +181,7 @@ impl Gateway {
             stream_wheel: Wheel::new(now_ms),
             due_streams: Vec::new(),
             pools: FxHashMap::default(),
+            endpoints: FxHashMap::default(),
             balancers: FxHashMap::default(),
             listeners: Vec::new(),
             resting: Vec::new(),

@@ -148,10 +148,7 @@ impl Gateway {
             self.tunnel_refused(core, key, flags::UPSTREAM_OVERFLOW);
             return;
         };
-        let endpoint = Arc::new(Endpoint {
-            host: Arc::clone(&host),
-            cluster: Arc::clone(&cluster),
-        });
+        let endpoint = self.endpoint(&host, &cluster);
         if let Some(facts) = self.tunnel_end_mut(key).and_then(|end| end.facts.as_mut()) {
             facts.attempts += 1;
             facts.tried.push(host.id);

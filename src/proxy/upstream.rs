@@ -4,8 +4,9 @@
 //! parked. Entries may be stale: whoever takes one looks whether it still is what it was.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use moorgate_codecs::{ResetReason, Shape};
 
@@ -52,6 +53,24 @@ impl Pool {
 }
 
 impl Gateway {
+    /// A host with the cluster it was chosen from; one block for all that use it.
+    pub(super) fn endpoint(&mut self, host: &Arc<Host>, cluster: &Arc<Cluster>) -> Arc<Endpoint> {
+        let known = self.endpoints.get(&host.id).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.cluster, cluster)) {
+            return known;
+        }
+        // Hosts come and go; what is left of those that went is swept out before the table grows.
+        if self.endpoints.len() == self.endpoints.capacity() {
+            self.endpoints.retain(|_, known| known.strong_count() > 0);
+        }
+        let endpoint = Arc::new(Endpoint {
+            host: Arc::clone(host),
+            cluster: Arc::clone(cluster),
+        });
+        self.endpoints.insert(host.id, Arc::downgrade(&endpoint));
+        endpoint
+    }
+
     pub(super) fn is_connecting(&self, key: Key) -> bool {
         self.conn(key).is_some_and(Self::still_connecting)
     }
@@ -97,19 +116,15 @@ impl Gateway {
             return;
         }
         // Not before: a dead idle connection may have been the last of its pool.
-        let pool = self.pools.entry(host.id).or_insert_with(|| {
-            let endpoint = Endpoint {
-                host: Arc::clone(host),
-                cluster: Arc::clone(cluster),
-            };
-            Pool::new(Arc::new(endpoint))
-        });
-        if !Arc::ptr_eq(&pool.endpoint.cluster, cluster) {
-            let endpoint = Endpoint {
-                host: Arc::clone(host),
-                cluster: Arc::clone(cluster),
-            };
-            pool.endpoint = Arc::new(endpoint);
+        let current = self.pools.get(&host.id);
+        if current.is_none_or(|pool| !Arc::ptr_eq(&pool.endpoint.cluster, cluster)) {
+            let endpoint = self.endpoint(host, cluster);
+            match self.pools.entry(host.id) {
+                Entry::Occupied(mut pool) => pool.get_mut().endpoint = endpoint,
+                Entry::Vacant(place) => {
+                    place.insert(Pool::new(endpoint));
+                }
+            }
         }
         let priority = self.priority_of(stream);
         let stats = cluster.stats;

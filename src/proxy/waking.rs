@@ -25,9 +25,13 @@ impl Gateway {
         let now = core.now();
         let placeholder = Conn::new(token.record.socks[0], Role::Waking, now);
         let key = self.conns.insert(placeholder);
-        let Ok((slot, record, registered)) = core.adopt(token, key.index) else {
-            self.conns.remove(key.index);
-            return;
+        let (slot, record, registered) = match core.adopt(token, key.index) {
+            Ok(adopted) => adopted,
+            Err(record) => {
+                self.conns.remove(key.index);
+                self.forget_record(core, record);
+                return;
+            }
         };
         let second = record.socks[1];
         let Some((first, peer)) = self.restore(core, key, slot, record, registered) else {

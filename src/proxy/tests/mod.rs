@@ -1,6 +1,8 @@
 //! What the tests of the proxy share: configurations made in plain Rust, and workers to run them.
 
+mod accounting;
 mod balance;
+mod bench;
 mod limits;
 mod peers;
 mod sim;
