@@ -26,22 +26,25 @@ use crate::route::Route;
 /// A parked exchange: both codecs' remainders and the stream between them.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Remainder of the downstream codec, then of the upstream one.
-    codecs: Compact,
     /// When the upstream connection was opened.
     pub(super) up_opened: Deci,
     /// Stream number on the upstream connection.
     pub(super) up_id: StreamId,
     /// Requests the upstream connection has carried.
     pub(super) up_requests: u32,
-    /// Where the second remainder begins.
-    split: u32,
+    /// Remainders of the downstream codec, then of the upstream one, when they fit.
+    codecs: [u8; REMAINDERS],
+    /// Lengths of the two.
+    lengths: [u8; 2],
     stream: Silent,
 }
 
-/// With the slot, the cold block and the codecs' remainders this is what a silent exchange costs. 192
-/// is a size class of the allocator.
-const _: () = assert!(size_of::<Exchange>() <= 192);
+/// Room for both codecs' remainders: two of HTTP/1.
+const REMAINDERS: usize = 48;
+
+/// With the slot and the cold block this is what a silent exchange costs. 224 is a size class of the
+/// allocator.
+const _: () = assert!(size_of::<Exchange>() <= 224);
 
 impl Exchange {
     /// Packs an exchange. The stream must be silent: nothing of it is held.
@@ -50,23 +53,35 @@ impl Exchange {
         codecs: (&Compact, &Compact),
         (up_id, up_requests, up_opened_ms): (StreamId, u32, u64),
     ) -> Box<Self> {
-        let split = u32::try_from(codecs.0.len()).unwrap_or(u32::MAX);
-        let mut both = Vec::with_capacity(codecs.0.len() + codecs.1.len());
-        both.extend_from_slice(codecs.0);
-        both.extend_from_slice(codecs.1);
-        Box::new(Self {
-            codecs: both.into_boxed_slice(),
-            split,
-            up_id,
+        let mut exchange = Box::new(Self {
             up_opened: Deci::from_ms(up_opened_ms),
+            up_id,
             up_requests,
+            codecs: [0; REMAINDERS],
+            lengths: [0; 2],
             stream: Silent::of(stream),
-        })
+        });
+        let (down, up) = (codecs.0.len(), codecs.1.len());
+        if down + up <= REMAINDERS {
+            exchange.codecs[..down].copy_from_slice(codecs.0);
+            exchange.codecs[down..down + up].copy_from_slice(codecs.1);
+            // Both are at most `REMAINDERS`.
+            exchange.lengths = [down as u8, up as u8];
+        } else {
+            let rare = exchange.stream.rare.get_or_insert_default();
+            rare.long_codecs = Some((codecs.0.clone(), codecs.1.clone()));
+        }
+        exchange
     }
 
     /// Remainders of the downstream and the upstream codec.
     pub(super) fn codecs(&self) -> (&[u8], &[u8]) {
-        self.codecs.split_at(self.split as usize)
+        let rare = self.stream.rare.as_ref();
+        if let Some((down, up)) = rare.and_then(|rare| rare.long_codecs.as_ref()) {
+            return (down, up);
+        }
+        let [down, up] = self.lengths.map(usize::from);
+        (&self.codecs[..down], &self.codecs[down..down + up])
     }
 
     /// Stream number on the downstream connection.
@@ -154,6 +169,8 @@ struct Rare {
     /// Why it ended as it will, where that is known already and not the usual.
     details: &'static str,
     response_end: u64,
+    /// Remainders of codecs that keep more than HTTP/1 does.
+    long_codecs: Option<(Compact, Compact)>,
     /// Timeouts and the idle timeout, where one does not fit in 32 bits.
     long_timeouts: Option<(Timeouts, u64)>,
 }
@@ -335,6 +352,7 @@ impl Silent {
             tried,
             details: if via_upstream { "" } else { details },
             response_end: times.response_end,
+            long_codecs: None,
             long_timeouts: (!fits).then_some((timeouts, idle_timeout_ms)),
         };
         let since = |at| Since::of(at, started_ms);
@@ -522,6 +540,14 @@ mod tests {
         assert_eq!(exchange.codecs(), (&b"down"[..], &b"up"[..]));
         assert_eq!((exchange.up_id, exchange.up_requests), (9, 5));
         assert_eq!(exchange.up_opened.ms(), 900);
+        let long = Compact::from([7; REMAINDERS]);
+        let keeps_much = Exchange::of(
+            exchange.into_stream(None),
+            (&long, &Compact::from(*b"up")),
+            (9, 5, 900),
+        );
+        assert_eq!(keeps_much.codecs(), (&*long, &b"up"[..]));
+        let exchange = keeps_much;
         assert_eq!(exchange.client_id(), 7);
         let back = exchange.into_stream(None);
         assert!(back.request.done && back.request.sent && !back.request.head_sent);
