@@ -53,6 +53,8 @@ impl Gateway {
         }
         let broken = ready.has(Ready::ERROR) || (ready.has(Ready::HUP) && !conn.write_closed);
         let (paused, client) = (conn.paused, matches!(conn.role, Role::Down(_)));
+        // Everything it sent was read and passed on: no read will tell of this any more.
+        let unread = !conn.read_closed || !conn.rest.is_empty();
         if self.is_connecting(key) {
             if ready.has(Ready::WRITE | Ready::ERROR | Ready::HUP) {
                 self.connect_ended(core, key);
@@ -73,6 +75,10 @@ impl Gateway {
             && (broken || ready.has(Ready::READ_CLOSED) && paused & pause::ORDER != 0)
         {
             self.peer_gone(core, key, broken);
+            return;
+        }
+        if broken && !unread {
+            self.peer_gone(core, key, true);
             return;
         }
         self.serve(core, key);
