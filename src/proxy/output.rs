@@ -133,6 +133,7 @@ impl Output {
         let mut first = 0;
         let mut skip = 0;
         loop {
+            let mut gathered: [u8; GATHER];
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut count = 0;
             for chunk in self.backlog.chunks().take(SLICES) {
@@ -152,17 +153,15 @@ impl Output {
                 break;
             }
             let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
-            let mut gathered = [0; GATHER];
-            if count > 1
-                && let Some(gathered) = gathered.get_mut(..offered)
-            {
-                let mut rest = &mut *gathered;
+            if count > 1 && offered <= GATHER {
+                gathered = [0; GATHER];
+                let mut rest = &mut gathered[..];
                 for slice in &slices[..count] {
                     let (into, behind) = rest.split_at_mut(slice.len());
                     into.copy_from_slice(slice);
                     rest = behind;
                 }
-                slices[0] = IoSlice::new(gathered);
+                slices[0] = IoSlice::new(&gathered[..offered]);
                 count = 1;
             }
             let taken = match reactor.write(sock, &slices[..count]) {

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use moorgate_codecs::{Codec, http1};
+use moorgate_codecs::{Codec, StreamId, http1};
 
-use super::config::{ChainId, NetworkFilter};
+use super::config::{ChainId, Http, NetworkFilter};
 use super::conn::{Conn, Down, Role, StreamMap, Up};
 use super::facts::{Cold, Endpoint, ProxyFacts};
 use super::gateway::{ChainRef, Core, Gateway};
@@ -73,7 +73,11 @@ impl Gateway {
             return None;
         };
         let endpoint = record.peer?;
-        let codec = Self::client_codec(&endpoint, record.cold.as_deref());
+        let remainder = match record.cold.as_deref() {
+            Some(Cold::Codec(compact)) => &**compact,
+            _ => &[],
+        };
+        let codec = Self::client_codec(&endpoint, remainder);
         let priority = Self::record_priority(record.flags);
         let permit = Self::take_up_connection(&endpoint, priority);
         let conn = self.conn_mut(key)?;
@@ -94,17 +98,47 @@ impl Gateway {
         Some(key)
     }
 
-    fn client_codec(endpoint: &Endpoint, cold: Option<&Cold>) -> Box<dyn Codec> {
+    fn client_codec(endpoint: &Endpoint, remainder: &[u8]) -> Box<dyn Codec> {
         let config = &endpoint.cluster.config;
-        let empty = moorgate_codecs::Compact::default();
-        let compact = match cold {
-            Some(Cold::Codec(compact)) => compact,
-            _ => &empty,
-        };
         match &config.codec {
-            Some(factory) => factory.unpark(compact),
-            None => Box::new(http1::Client::unpark(Arc::clone(&config.http1), compact)),
+            Some(factory) => factory.unpark(remainder),
+            None => Box::new(http1::Client::unpark(Arc::clone(&config.http1), remainder)),
         }
+    }
+
+    fn server_codec(http: &Http, remainder: &[u8]) -> Box<dyn Codec> {
+        match &http.codec {
+            Some(factory) => factory.unpark(remainder),
+            None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), remainder)),
+        }
+    }
+
+    /// The client that a record was. `carried`: its requests, and whether it takes no more of them.
+    fn client_role<R: Reactor>(
+        core: &Core<R>,
+        conn: &Conn,
+        chain: &ChainRef,
+        http: &Arc<Http>,
+        codec: Box<dyn Codec>,
+        streams: Vec<(StreamId, Key)>,
+        carried: (u32, bool),
+    ) -> Role {
+        let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
+        let (remote, local) = Self::addresses(core, conn);
+        let (requests, draining) = carried;
+        Role::Down(Box::new(Down {
+            codec,
+            http: Arc::clone(http),
+            listener: Arc::clone(&chain.listener),
+            chain: Arc::clone(&chain.chain),
+            streams: StreamMap::from_entries(streams),
+            remote: remote.unwrap_or_else(unknown),
+            local: local.unwrap_or_else(unknown),
+            requests,
+            draining,
+            head_since: None,
+            own_upstreams: false,
+        }))
     }
 
     /// Builds the resident objects of a record. Gives the first connection and its peer.
@@ -136,6 +170,7 @@ impl Gateway {
             self.drop_restored(core, key, slot, record, registered);
             return None;
         };
+        let carried = (record.requests, record.has(flags::DRAINING));
         let (compact, streams) = match record.cold.map(|cold| *cold) {
             Some(Cold::Codec(compact)) => (compact, Vec::new()),
             Some(Cold::Mux(parked)) => (parked.codec, parked.streams),
@@ -146,26 +181,9 @@ impl Gateway {
                 stream.client = Client::Resident(key);
             }
         }
-        let codec: Box<dyn Codec> = match &http.codec {
-            Some(factory) => factory.unpark(&compact),
-            None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), &compact)),
-        };
+        let codec = Self::server_codec(http, &compact);
         let conn = self.conns.get_key_mut(key)?;
-        let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
-        let (remote, local) = Self::addresses(core, conn);
-        conn.role = Role::Down(Box::new(Down {
-            codec,
-            http: Arc::clone(http),
-            listener: chain.listener,
-            chain: chain.chain,
-            streams: StreamMap::from_entries(streams),
-            remote: remote.unwrap_or_else(unknown),
-            local: local.unwrap_or_else(unknown),
-            requests: record.requests,
-            draining: record.flags & flags::DRAINING != 0,
-            head_since: None,
-            own_upstreams: false,
-        }));
+        conn.role = Self::client_role(core, conn, &chain, http, codec, streams, carried);
         self.rearm_client_timer(core, key);
         Some((key, None))
     }
@@ -204,24 +222,15 @@ impl Gateway {
             }
         }
         let tunnel = record.has(flags::TUNNEL);
-        let cold = record.cold.map(|cold| *cold);
-        match cold {
+        let carried = (record.requests, record.has(flags::DRAINING));
+        match record.cold.map(|cold| *cold) {
             Some(Cold::Exchange(exchange)) => {
                 let NetworkFilter::Http(http) = &chain.chain.filter else {
                     return None;
                 };
                 let (down, up) = exchange.codecs();
-                let up_codec: Box<dyn Codec> = match &endpoint.cluster.config.codec {
-                    Some(factory) => factory.unpark(up),
-                    None => Box::new(http1::Client::unpark(
-                        Arc::clone(&endpoint.cluster.config.http1),
-                        up,
-                    )),
-                };
-                let codec: Box<dyn Codec> = match &http.codec {
-                    Some(factory) => factory.unpark(down),
-                    None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), down)),
-                };
+                let up_codec = Self::client_codec(&endpoint, up);
+                let codec = Self::server_codec(http, down);
                 let ids = (exchange.client_id(), exchange.up_id);
                 let (up_requests, up_opened_ms) = (exchange.up_requests, exchange.up_opened.ms());
                 let mut stream = exchange.into_stream(Some(&endpoint));
@@ -243,22 +252,9 @@ impl Gateway {
                     draining: false,
                     permit: Some(permit),
                 }));
+                let streams = vec![(ids.0, stream_key)];
                 let conn = self.conns.get_key_mut(key)?;
-                let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
-                let (remote, local) = Self::addresses(core, conn);
-                conn.role = Role::Down(Box::new(Down {
-                    codec,
-                    http: Arc::clone(http),
-                    listener: Arc::clone(&chain.listener),
-                    chain: Arc::clone(&chain.chain),
-                    streams: StreamMap::from_entries(vec![(ids.0, stream_key)]),
-                    remote: remote.unwrap_or_else(unknown),
-                    local: local.unwrap_or_else(unknown),
-                    requests: record.requests,
-                    draining: record.flags & flags::DRAINING != 0,
-                    head_since: None,
-                    own_upstreams: false,
-                }));
+                conn.role = Self::client_role(core, conn, chain, http, codec, streams, carried);
             }
             other => {
                 let facts = match other {
