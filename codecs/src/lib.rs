@@ -11,6 +11,7 @@
 
 mod codec;
 mod head;
+pub mod hpack;
 pub mod http1;
 #[cfg(any(test, feature = "testmux"))]
 pub mod testmux;
