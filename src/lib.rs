@@ -12,3 +12,4 @@ pub mod route;
 pub mod server;
 pub mod telemetry;
 pub mod text;
+pub mod tls;

@@ -1,0 +1,103 @@
+//! What the server's ends of connections are made from.
+
+use std::sync::Arc;
+
+use rustls::server::{NoServerSessionStorage, ServerConfig, ServerSessionMemoryCache};
+
+use super::identity::{ByName, Identity, has_common_ground};
+use super::tickets::{LIFETIME_S, TicketKey, Tickets};
+use super::verify::{Validation, Verifier};
+use super::{Parameters, TlsError, shared_provider};
+
+/// Sessions of TLS 1.2 kept by number where clients take no tickets.
+const SESSIONS: usize = 1024;
+
+/// A downstream context before it is built.
+#[derive(Debug)]
+pub struct ServerPlan {
+    /// Versions, suites, groups.
+    pub parameters: Parameters,
+    /// Our certificates.
+    pub identities: Vec<Identity>,
+    /// Protocols for ALPN, in order of preference.
+    pub alpn: Vec<Vec<u8>>,
+    /// How clients' certificates are judged; `None` does not ask for one.
+    pub validation: Option<Validation>,
+    /// A client has to show one.
+    pub require_certificate: bool,
+    /// Keys for tickets; none is keys of our own.
+    pub ticket_keys: Vec<TicketKey>,
+    /// No tickets.
+    pub no_tickets: bool,
+    /// No sessions by number either.
+    pub no_sessions: bool,
+    /// How long a session may be resumed, s; `None` is two hours.
+    pub lifetime_s: Option<u32>,
+    /// A file for the session keys, for debugging.
+    pub key_log: Option<Arc<dyn rustls::KeyLog>>,
+}
+
+/// A downstream context, shared by all its connections.
+pub struct ServerContext {
+    pub(super) config: Arc<ServerConfig>,
+}
+
+impl std::fmt::Debug for ServerContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerContext")
+    }
+}
+
+impl ServerContext {
+    /// Builds a context.
+    ///
+    /// # Errors
+    /// When the parameters leave nothing that could be agreed on.
+    pub fn build(plan: ServerPlan) -> Result<Self, TlsError> {
+        let provider = shared_provider(&plan.parameters);
+        if !has_common_ground(&provider) {
+            return Err(TlsError::Protocol);
+        }
+        let algorithms = provider.signature_verification_algorithms;
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&plan.parameters.versions())
+            .map_err(|error| TlsError::of(&error))?;
+        let builder = match plan.validation {
+            Some(validation) => builder.with_client_cert_verifier(Verifier::new(
+                validation,
+                algorithms,
+                plan.require_certificate,
+                false,
+            )),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName(plan.identities)));
+        config.alpn_protocols = plan.alpn;
+        config.enable_secret_extraction = true;
+        // One is enough for a client that keeps its connections.
+        config.send_tls13_tickets = usize::from(!plan.no_tickets);
+        if !plan.no_tickets {
+            let mut keys = plan.ticket_keys;
+            if keys.is_empty() {
+                keys.extend(TicketKey::new(&super::random::<
+                    { super::tickets::KEY_BYTES },
+                >()?));
+            }
+            config.ticketer = Arc::new(Tickets {
+                keys,
+                lifetime_s: plan.lifetime_s.unwrap_or(LIFETIME_S),
+            });
+        }
+        config.session_storage = if plan.no_sessions {
+            Arc::new(NoServerSessionStorage {})
+        } else {
+            ServerSessionMemoryCache::new(SESSIONS)
+        };
+        if let Some(log) = plan.key_log {
+            config.key_log = log;
+        }
+        Ok(Self {
+            config: Arc::new(config),
+        })
+    }
+}
