@@ -90,9 +90,8 @@ impl ClientContext {
             (None, name) => name.clone(),
         };
         // An address is not sent: without a name the extension is left out, as in Envoy.
-        let name = name.unwrap_or(ServerName::IpAddress(
-            IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
-        ));
+        let name = name
+            .unwrap_or_else(|| ServerName::IpAddress(IpAddr::from(Ipv4Addr::UNSPECIFIED).into()));
         UnbufferedClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| TlsError::of(&error))
     }

@@ -105,7 +105,7 @@ impl ByName {
                 return Some(found);
             }
         }
-        fitting(&|_| true).or(self.0.first())
+        fitting(&|_| true).or_else(|| self.0.first())
     }
 }
 
