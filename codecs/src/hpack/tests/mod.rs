@@ -2,6 +2,8 @@
 
 mod appendix_c;
 mod coder;
+mod model;
+mod vectors;
 
 use super::{Decoder, Error};
 
