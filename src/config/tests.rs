@@ -306,8 +306,8 @@ fn what_is_not_supported_is_refused_by_path() {
             "static_resources.listeners[0].bind_to_port: switching it off is not supported by Moorgate",
         ),
         (
-            "static_resources: {listeners: [{filter_chains: [{}, {filter_chain_match: {server_names: [a]}}]}]}",
-            "static_resources.listeners[0].filter_chains[1].filter_chain_match.server_names[0]: is not \
+            "static_resources: {listeners: [{filter_chains: [{}, {filter_chain_match: {address_suffix: a}}]}]}",
+            "static_resources.listeners[0].filter_chains[1].filter_chain_match.address_suffix: is not \
           supported by Moorgate",
         ),
         (
@@ -335,6 +335,7 @@ fn what_is_not_supported_is_refused_by_path() {
     for harmless in [
         "static_resources: {listeners: [{transparent: false, bind_to_port: true}]}",
         "static_resources: {listeners: [{filter_chains: [{filter_chain_match: {}}]}]}",
+        "static_resources: {listeners: [{filter_chains: [{filter_chain_match: {server_names: [a]}}]}]}",
         "static_resources: {clusters: [{type: STATIC, outlier_detection: null}]}",
         "layered_runtime: {layers: [{static_layer: {overload.global_downstream_max_connections: 9}}]}",
     ] {

@@ -55,7 +55,7 @@ impl<R: Reactor> App<R> for Gateway {
     }
 
     fn is_local(&self, record: &Parked<ProxyFacts>) -> bool {
-        record.kind == Kind::Pooled || matches!(record.cold.as_deref(), Some(Cold::Mux(_)))
+        record.kind == Kind::Pooled || record.cold.as_deref().is_some_and(Cold::is_mux)
     }
 
     fn message(&mut self, core: &mut Core<R>, message: Message) {

@@ -95,7 +95,7 @@ impl Gateway {
             let client = match &conn.role {
                 Role::Down(_) => true,
                 Role::Tunnel(end) => end.client,
-                Role::Up(_) | Role::Waking => false,
+                Role::Up(_) | Role::Detecting(_) | Role::Waking => false,
             };
             let Some(key) = key.filter(|_| client && work > 1) else {
                 continue;

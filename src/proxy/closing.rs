@@ -14,6 +14,7 @@ impl Gateway {
             return;
         };
         match &mut conn.role {
+            Role::Detecting(_) => self.drop_undetected(core, key, reset),
             Role::Waking => self.unregistered(core, key),
             Role::Up(up) => {
                 let rest = conn.rest.len();
@@ -69,6 +70,10 @@ impl Gateway {
             }
             Role::Tunnel(_) => {
                 self.tunnel_broken(core, key, reset);
+                return;
+            }
+            Role::Detecting(_) => {
+                self.drop_undetected(core, key, reset);
                 return;
             }
             Role::Waking => Vec::new(),

@@ -10,11 +10,15 @@ use rustc_hash::FxHashMap;
 
 use moorgate_codecs::http1;
 
+use super::chain_match::Chooser;
 use crate::cluster::{Cluster, ClusterId, CodecFactory};
 use crate::engine::reactor::{Addr, ListenOptions, SocketOptions};
 use crate::route::{ClusterName, RouteTable};
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::stats::{HttpStats, ListenerStats, TcpStats};
+use crate::telemetry::stats::{
+    Counter, HttpInspectorStats, HttpStats, ListenerStats, ProxyProtocolStats, ProxyVersionStats,
+    TcpStats, TlsInspectorStats,
+};
 
 /// One immutable configuration. Workers swap to a new one between turns.
 #[derive(Debug)]
@@ -64,12 +68,65 @@ pub struct Listener {
     pub buffer_limit: u32,
     /// Counts neither against the connection limit nor is it refused by it.
     pub ignore_global_conn_limit: bool,
-    /// Filter chains; without match conditions the first one serves.
+    /// Filter chains, the default one among them; without a chooser the first one serves.
     pub chains: Vec<Arc<FilterChain>>,
+    /// Chooses among the chains, where there is something to choose.
+    pub chooser: Option<Box<Chooser>>,
+    /// What looks at a connection's first bytes before its chain is chosen.
+    pub filters: Option<Box<ListenerFilters>>,
     /// Counters.
     pub stats: ListenerStats,
     /// Access logs of connections (`Listener.access_log`).
     pub access_logs: Vec<Arc<AccessLog>>,
+}
+
+/// `listener_filters`, and how long they may take.
+#[derive(Debug)]
+pub struct ListenerFilters {
+    /// The filters, in order; at least one.
+    pub list: Vec<ListenerFilter>,
+    /// `listener_filters_timeout`; 0 never. Default 15 s.
+    pub timeout_ms: u64,
+    /// `continue_on_listener_filters_timeout`: with what is known by then.
+    pub continue_on_timeout: bool,
+}
+
+/// What looks at a connection before its chain is chosen.
+#[derive(Debug)]
+pub enum ListenerFilter {
+    /// `envoy.filters.listener.tls_inspector`.
+    Tls {
+        /// `max_client_hello_size`.
+        max_hello: usize,
+        /// `close_connection_on_client_hello_parsing_errors`.
+        close_on_errors: bool,
+        /// Counters.
+        stats: TlsInspectorStats,
+    },
+    /// `envoy.filters.listener.http_inspector`.
+    Http {
+        /// Counters.
+        stats: HttpInspectorStats,
+    },
+    /// `envoy.filters.listener.proxy_protocol`.
+    Proxy(ProxyProtocol),
+    /// `envoy.filters.listener.original_dst`.
+    OriginalDst,
+}
+
+/// Envoy's `ProxyProtocol` listener filter.
+#[derive(Debug)]
+pub struct ProxyProtocol {
+    /// `allow_requests_without_proxy_protocol`.
+    pub optional: bool,
+    /// Versions 1 and 2 are taken (`disallowed_versions`).
+    pub versions: [bool; 2],
+    /// Counters.
+    pub stats: ProxyProtocolStats,
+    /// Counters of versions 1 and 2.
+    pub version_stats: [ProxyVersionStats; 2],
+    /// `downstream_cx_proxy_proto_error`.
+    pub errors: Counter,
 }
 
 /// One filter chain.
@@ -241,6 +298,18 @@ impl Network {
     pub fn new(address: IpAddr, bits: u8) -> Option<Self> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (bits <= longest).then_some(Self { address, bits })
+    }
+
+    /// The address as it was written: its last bits may be set.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// Length of the prefix.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.bits
     }
 
     /// The address is inside. An IPv4 address written as IPv6 counts as IPv4.

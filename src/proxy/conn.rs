@@ -5,7 +5,8 @@ use std::sync::Arc;
 use moorgate_codecs::{Codec, StreamId};
 
 use super::config::{FilterChain, Http, Listener};
-use super::facts::Endpoint;
+use super::detecting::Detecting;
+use super::facts::{Endpoint, Ends};
 use super::output::Output;
 use super::tunnel;
 use crate::engine::chunk::ByteQueue;
@@ -96,6 +97,8 @@ pub(super) struct Down {
     pub(super) streams: StreamMap,
     pub(super) remote: Addr,
     pub(super) local: Addr,
+    /// Set where those are not the socket's own: it is a pointer, and only behind listener filters.
+    pub(super) ends: Option<Box<Ends>>,
     /// Requests it has carried.
     pub(super) requests: u32,
     /// No further request is taken after the ones that are open.
@@ -104,6 +107,15 @@ pub(super) struct Down {
     pub(super) head_since: Option<u64>,
     /// New streams get upstream connections of their own, because this client is to move.
     pub(super) own_upstreams: bool,
+}
+
+impl Down {
+    /// The other end of the socket.
+    pub(super) fn direct_remote(&self) -> &Addr {
+        self.ends
+            .as_ref()
+            .map_or(&self.remote, |ends| &ends.direct_remote)
+    }
 }
 
 /// An upstream connection that speaks in messages.
@@ -137,6 +149,8 @@ pub(super) enum Role {
     Up(Box<Up>),
     /// One end of a tunnel.
     Tunnel(Box<tunnel::End>),
+    /// A client whose first bytes are looked at before its filter chain is chosen.
+    Detecting(Box<Detecting>),
     /// Taken out of its record, not restored yet.
     Waking,
 }
@@ -249,7 +263,7 @@ impl Conn {
         match &mut self.role {
             Role::Down(down) => Some(&mut *down.codec),
             Role::Up(up) => Some(&mut *up.codec),
-            Role::Tunnel(_) | Role::Waking => None,
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => None,
         }
     }
 
@@ -257,7 +271,7 @@ impl Conn {
         match &self.role {
             Role::Down(down) => Some(&down.streams),
             Role::Up(up) => Some(&up.streams),
-            Role::Tunnel(_) | Role::Waking => None,
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => None,
         }
     }
 

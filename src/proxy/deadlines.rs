@@ -75,6 +75,7 @@ impl Gateway {
                     at(facts.started_ms, facts.max_duration_ms());
                 }
             }
+            Role::Detecting(detecting) => at(conn.opened_ms, detecting.timeout_ms()),
             Role::Waking => {}
         }
         due
@@ -112,6 +113,7 @@ impl Gateway {
                     self.upstream_quiet(core, key);
                 }
             }
+            Role::Detecting(_) => self.detection_timed_out(core, key),
             Role::Waking => {}
             Role::Tunnel(end) if end.connecting => self.tunnel_connect_failed(core, key, true),
             Role::Tunnel(end) => {

@@ -34,6 +34,51 @@ pub enum Cold {
     Tunnel(Box<super::tunnel::Facts>),
     /// A multiplexed client with open streams.
     Mux(Box<ParkedMux>),
+    /// A client of which more is known than its socket says, and what else there is to keep.
+    Named(Box<Ends>, Option<Box<Cold>>),
+}
+
+impl Cold {
+    /// It names streams that are in the table of its worker.
+    pub(super) fn is_mux(&self) -> bool {
+        match self {
+            Self::Mux(_) => true,
+            Self::Named(_, rest) => rest.as_ref().is_some_and(|rest| rest.is_mux()),
+            Self::Codec(_) | Self::Exchange(_) | Self::Tunnel(_) => false,
+        }
+    }
+
+    /// Takes apart what is known of the client and the rest.
+    pub(super) fn split(cold: Option<Box<Self>>) -> (Option<Box<Ends>>, Option<Self>) {
+        match cold.map(|cold| *cold) {
+            Some(Self::Named(ends, rest)) => (Some(ends), rest.map(|rest| *rest)),
+            rest => (None, rest),
+        }
+    }
+
+    /// The counterpart of [`split`](Self::split).
+    pub(super) fn join(ends: Option<Box<Ends>>, rest: Option<Box<Self>>) -> Option<Box<Self>> {
+        match ends {
+            Some(ends) => Some(Box::new(Self::Named(ends, rest))),
+            None => rest,
+        }
+    }
+}
+
+/// Who a client is and where it wanted to go, where a listener filter told (a PROXY header, the packet
+/// filter) or a log wants to know: the kernel cannot be asked, or not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client.
+    pub remote: Addr,
+    /// What it connected to.
+    pub local: Addr,
+    /// The other end of the socket.
+    pub direct_remote: Addr,
+    /// Our end of it.
+    pub direct_local: Addr,
+    /// Server name of its TLS hello.
+    pub server_name: Option<Box<str>>,
 }
 
 /// Remainder of a multiplexed client's codec, and its open streams, which stay in the table of their

@@ -56,7 +56,12 @@ impl Gateway {
         // Everything it sent was read and passed on: no read will tell of this any more.
         let unread = !conn.read_closed || !conn.rest.is_empty();
         if self.is_connecting(key) {
-            if ready.has(Ready::WRITE | Ready::ERROR | Ready::HUP) {
+            if matches!(
+                self.conn(key).map(|conn| &conn.role),
+                Some(Role::Detecting(_))
+            ) {
+                self.detect(core, key, broken);
+            } else if ready.has(Ready::WRITE | Ready::ERROR | Ready::HUP) {
                 self.connect_ended(core, key);
             }
             return;
@@ -207,7 +212,7 @@ impl Gateway {
         match &conn.role {
             Role::Tunnel(_) => self.tunnel_bytes(core, key, span),
             Role::Down(_) | Role::Up(_) => self.decode(core, key, span),
-            Role::Waking => false,
+            Role::Detecting(_) | Role::Waking => false,
         }
     }
 
@@ -221,7 +226,7 @@ impl Gateway {
             let Some(codec) = (match &mut conn.role {
                 Role::Down(down) => Some(&mut down.codec),
                 Role::Up(up) => Some(&mut up.codec),
-                Role::Tunnel(_) | Role::Waking => None,
+                Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => None,
             }) else {
                 return false;
             };
@@ -320,7 +325,7 @@ impl Gateway {
                 }
                 self.upstream_gone(core, key, false);
             }
-            Role::Down(_) | Role::Waking => self.peer_gone(core, key, false),
+            Role::Down(_) | Role::Detecting(_) | Role::Waking => self.peer_gone(core, key, false),
         }
     }
 

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 
 use moorgate_codecs::http1;
 
-use super::config::{Http, Listener, ListenerId, NetworkFilter};
+use super::config::{FilterChain, Http, Listener, ListenerId, NetworkFilter};
 use super::conn::{Conn, Down, Role, StreamMap, pause};
+use super::detecting::Found;
 use super::facts::Message;
 use super::gateway::{Core, Gateway};
 use crate::engine::parked::Kind;
@@ -330,62 +331,19 @@ impl Gateway {
         sock: Sock,
         peer: Addr,
     ) {
-        let now = core.now();
-        let stats = &listener.stats;
-        self.stats.inc(stats.downstream_cx_total);
-        self.stats.gauge(stats.downstream_cx_active, 1);
-        let Some(chain) = listener.chains.first() else {
-            self.stats.inc(stats.no_filter_chain_match);
+        if listener.filters.is_some() {
+            self.start_detecting(core, listener, sock, peer);
+            return;
+        }
+        let mut found = Found::nothing(peer);
+        let Some(chain) = self.choose_chain(core, listener, sock, &mut found) else {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             core.reactor.close(sock, false);
-            self.client_closed(listener, None, 0);
             return;
         };
-        let mut tcp = false;
-        let role = match &chain.filter {
-            NetworkFilter::Tcp(filter) => {
-                tcp = true;
-                self.stats.inc(filter.stats.downstream_cx_total);
-                let addresses = (!filter.access_logs.is_empty()).then(|| {
-                    let local = core.reactor.local_addr(sock);
-                    let local = local.unwrap_or_else(|_| peer.clone());
-                    (peer, local)
-                });
-                self.tcp_role(listener, chain.id.0, filter, addresses, now)
-            }
-            NetworkFilter::Http(http) => {
-                self.stats.inc(http.stats.downstream_cx_total);
-                self.stats.gauge(http.stats.downstream_cx_active, 1);
-                if http.codec.is_none() {
-                    self.stats.inc(http.stats.downstream_cx_http1_total);
-                    self.stats.gauge(http.stats.downstream_cx_http1_active, 1);
-                }
-                let local = core
-                    .reactor
-                    .local_addr(sock)
-                    .unwrap_or_else(|_| peer.clone());
-                Role::Down(Box::new(Down {
-                    codec: match &http.codec {
-                        Some(factory) => factory.make(),
-                        None => Box::new(http1::Server::new(Arc::clone(&http.http1))),
-                    },
-                    http: Arc::clone(http),
-                    listener: Arc::clone(listener),
-                    chain: Arc::clone(chain),
-                    streams: StreamMap::default(),
-                    remote: peer,
-                    local,
-                    requests: 0,
-                    draining: false,
-                    head_since: None,
-                    own_upstreams: false,
-                }))
-            }
-        };
-        let mut conn = Conn::new(sock, role, now);
-        if tcp {
-            conn.paused |= pause::CONNECTING;
-        }
-        let key = self.conns.insert(conn);
+        let now = core.now();
+        let role = self.chain_role(core, listener, chain, sock, found, now);
+        let key = self.conns.insert(Conn::new(sock, role, now));
         match core.open(sock, key.index, Interest::Edge { write: false }) {
             Ok(slot) => {
                 if let Some(conn) = self.conn_mut(key) {
@@ -398,7 +356,76 @@ impl Gateway {
                 return;
             }
         }
-        if tcp {
+        self.start_client(core, key);
+    }
+
+    /// A client has its filter chain: counts it, and makes what serves it.
+    pub(super) fn chain_role<R: Reactor>(
+        &mut self,
+        core: &Core<R>,
+        listener: &Arc<Listener>,
+        chain: Arc<FilterChain>,
+        sock: Sock,
+        mut found: Found,
+        now: u64,
+    ) -> Role {
+        let stats = &listener.stats;
+        self.stats.inc(stats.downstream_cx_total);
+        self.stats.gauge(stats.downstream_cx_active, 1);
+        let local = |peer: &Addr| {
+            let local = core.reactor.local_addr(sock);
+            local.unwrap_or_else(|_| peer.clone())
+        };
+        match &chain.filter {
+            NetworkFilter::Tcp(filter) => {
+                self.stats.inc(filter.stats.downstream_cx_total);
+                let ends = (!filter.access_logs.is_empty()).then(|| {
+                    let local = local(&found.peer);
+                    found.all_ends(&local)
+                });
+                self.tcp_role(listener, chain.id.0, filter, ends, now)
+            }
+            NetworkFilter::Http(http) => {
+                self.stats.inc(http.stats.downstream_cx_total);
+                self.stats.gauge(http.stats.downstream_cx_active, 1);
+                if http.codec.is_none() {
+                    self.stats.inc(http.stats.downstream_cx_http1_total);
+                    self.stats.gauge(http.stats.downstream_cx_http1_active, 1);
+                }
+                let local = local(&found.peer);
+                let ends = found.ends(&local);
+                let (remote, local) = match &ends {
+                    Some(ends) => (ends.remote.clone(), ends.local.clone()),
+                    None => (found.peer, local),
+                };
+                Role::Down(Box::new(Down {
+                    codec: match &http.codec {
+                        Some(factory) => factory.make(),
+                        None => Box::new(http1::Server::new(Arc::clone(&http.http1))),
+                    },
+                    http: Arc::clone(http),
+                    listener: Arc::clone(listener),
+                    chain: Arc::clone(&chain),
+                    streams: StreamMap::default(),
+                    remote,
+                    local,
+                    ends,
+                    requests: 0,
+                    draining: false,
+                    head_since: None,
+                    own_upstreams: false,
+                }))
+            }
+        }
+    }
+
+    /// A registered client with its role begins.
+    pub(super) fn start_client<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        if matches!(conn.role, Role::Tunnel(_)) {
+            conn.paused |= pause::CONNECTING;
             self.start_tcp(core, key);
         } else {
             self.rearm_client_timer(core, key);
@@ -415,7 +442,7 @@ impl Gateway {
         match &conn.role {
             Role::Down(down) => self.client_closed(&down.listener, Some(&down.http), 0),
             Role::Tunnel(end) if end.client => self.client_closed(&end.listener, None, 0),
-            Role::Tunnel(_) | Role::Up(_) | Role::Waking => {}
+            Role::Tunnel(_) | Role::Up(_) | Role::Detecting(_) | Role::Waking => {}
         }
     }
 

@@ -58,7 +58,7 @@ impl Gateway {
             downstream_remote: stream.remote.as_ref(),
             downstream_direct_remote: stream.direct_remote.as_ref(),
             downstream_local: stream.local.as_ref(),
-            downstream_direct_local: stream.local.as_ref(),
+            downstream_direct_local: stream.direct_local.as_deref().or(stream.local.as_ref()),
             connection: stream.stream_number,
             route: stream.route.as_ref().map_or("", |route| &route.name),
             attempts: stream.attempts,
@@ -91,10 +91,7 @@ impl Gateway {
         endpoint: Option<&Endpoint>,
         now: u64,
     ) {
-        let (remote, local) = match facts.addresses.as_deref() {
-            Some((remote, local)) => (Some(remote), Some(local)),
-            None => (None, None),
-        };
+        let ends = facts.addresses.as_deref();
         let wall = self.clock.wall_us(now);
         let lasted = now.saturating_sub(facts.started_ms) * 1000;
         let record = Record {
@@ -106,10 +103,13 @@ impl Gateway {
                 end: Some(lasted),
                 ..Timings::default()
             },
-            downstream_remote: remote,
-            downstream_direct_remote: remote,
-            downstream_local: local,
-            downstream_direct_local: local,
+            downstream_remote: ends.map(|ends| &ends.remote),
+            downstream_direct_remote: ends.map(|ends| &ends.direct_remote),
+            downstream_local: ends.map(|ends| &ends.local),
+            downstream_direct_local: ends.map(|ends| &ends.direct_local),
+            server_name: ends
+                .and_then(|ends| ends.server_name.as_deref())
+                .unwrap_or_default(),
             connection: facts.number,
             attempts: facts.attempts,
             ..Self::upstream_record(endpoint, None)

@@ -6,12 +6,14 @@
 mod app;
 mod attaching;
 mod balance;
+pub mod chain_match;
 mod clock;
 mod closing;
 pub mod config;
 mod conn;
 mod connecting;
 mod deadlines;
+mod detecting;
 mod drain;
 pub mod facts;
 mod gateway;

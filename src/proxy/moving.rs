@@ -95,6 +95,7 @@ impl Gateway {
                 }
                 Ok((vec![key, peer], Vec::new()))
             }
+            Role::Detecting(_) => Err(refused.refused_connecting),
             Role::Up(_) | Role::Waking => Err(refused.refused_shared_upstream),
             Role::Down(down) => {
                 let mut conns = vec![key];
@@ -157,7 +158,7 @@ impl Gateway {
             .filter(|(_, conn)| match &conn.role {
                 Role::Down(_) => true,
                 Role::Tunnel(end) => end.client,
-                Role::Up(_) | Role::Waking => false,
+                Role::Up(_) | Role::Detecting(_) | Role::Waking => false,
             })
             .filter_map(|(index, _)| self.conns.key(index))
             .collect();
@@ -253,7 +254,7 @@ impl Gateway {
             Role::Tunnel(end) => {
                 end.peer = end.peer.and_then(|old| conns.get(&old).copied());
             }
-            Role::Waking => {}
+            Role::Detecting(_) | Role::Waking => {}
         }
         if let Some((endpoint, shape)) = joined {
             let host = endpoint.host.id;

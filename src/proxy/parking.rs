@@ -124,7 +124,7 @@ impl Gateway {
             }
             Role::Up(_) => {}
             Role::Tunnel(end) if end.client => self.park_tunnel(core, key),
-            Role::Tunnel(_) | Role::Waking => {}
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
         }
     }
 
@@ -179,7 +179,7 @@ impl Gateway {
             kind,
             flags: Self::closed_bits(conn, None) | draining,
             peer: None,
-            cold: Self::pooled_cold(compact),
+            cold: Cold::join(down.ends.clone(), Self::pooled_cold(compact)),
         };
         let stats = http.stats;
         let (rx, tx) = (conn.rx, conn.tx);
@@ -260,6 +260,7 @@ impl Gateway {
             peer: Some(Arc::clone(&up.endpoint)),
             cold: None,
         };
+        let ends = down.ends.clone();
         let up_requests = up.requests;
         let up_opened_ms = up_conn.opened_ms;
         self.fold_bytes(key);
@@ -277,7 +278,7 @@ impl Gateway {
             (up_id, up_requests, up_opened_ms),
         ));
         let record = Record {
-            cold: Some(Box::new(cold)),
+            cold: Cold::join(ends, Some(Box::new(cold))),
             ..record
         };
         let mut removed = self.conns.remove(up_key.index);
@@ -310,7 +311,7 @@ impl Gateway {
                 self.stats.add(stats.upstream_cx_rx_bytes_total, rx);
                 self.stats.add(stats.upstream_cx_tx_bytes_total, tx);
             }
-            Role::Tunnel(_) | Role::Waking => {}
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
         }
     }
 
@@ -346,7 +347,7 @@ impl Gateway {
             kind: Kind::Mux,
             flags: Self::closed_bits(conn, None) | draining,
             peer: None,
-            cold: Some(Box::new(cold)),
+            cold: Cold::join(down.ends.clone(), Some(Box::new(cold))),
         };
         let streams = down.streams.keys();
         self.fold_bytes(key);

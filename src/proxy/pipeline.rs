@@ -381,7 +381,7 @@ impl Gateway {
                     .upstream_flow_control_paused_reading_total;
                 self.stats.inc(counter);
             }
-            Role::Tunnel(_) | Role::Waking => {}
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
         }
         true
     }
@@ -417,7 +417,7 @@ impl Gateway {
                     let counter = stats.upstream_flow_control_resumed_reading_total;
                     self.stats.inc(counter);
                 }
-                Role::Tunnel(_) | Role::Waking => {}
+                Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
             }
             self.queue(from);
         }
@@ -541,7 +541,7 @@ impl Gateway {
                     self.upstream_gone(core, key, true);
                 }
             }
-            Role::Tunnel(_) | Role::Waking => {}
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
         }
     }
 

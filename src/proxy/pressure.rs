@@ -71,7 +71,7 @@ impl Gateway {
             Some(Role::Down(down)) => down.listener.buffer_limit,
             Some(Role::Up(up)) => up.endpoint.cluster.config.buffer_limit,
             Some(Role::Tunnel(end)) => end.buffer_limit(),
-            Some(Role::Waking) | None => 1 << 20,
+            Some(Role::Detecting(_) | Role::Waking) | None => 1 << 20,
         };
         limit as usize
     }
@@ -153,7 +153,7 @@ impl Gateway {
         let (shape, down) = match &conn.role {
             Role::Down(down) => (down.codec.shape(), true),
             Role::Up(up) => (up.codec.shape(), false),
-            Role::Tunnel(_) | Role::Waking => return None,
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => return None,
         };
         if shape == Shape::Multiplex {
             return None;
@@ -226,7 +226,7 @@ impl Gateway {
     fn held_for(&self, conn: &Conn) -> usize {
         let streams = match &conn.role {
             Role::Down(down) => down.streams.entries(),
-            Role::Up(_) | Role::Tunnel(_) | Role::Waking => &[],
+            Role::Up(_) | Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => &[],
         };
         let held: usize = streams
             .iter()

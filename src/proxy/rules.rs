@@ -96,7 +96,7 @@ impl Gateway {
         }
         let facts = formatter::Facts {
             remote: stream.remote.as_ref().unwrap_or(&down.remote),
-            direct_remote: &down.remote,
+            direct_remote: down.direct_remote(),
             local: &down.local,
             start_unix_us: wall as i64,
             hostname: &self.hostname,
@@ -161,7 +161,7 @@ impl Gateway {
             let endpoint = stream.endpoint.as_deref();
             let facts = formatter::Facts {
                 remote: stream.remote.as_ref().unwrap_or(&down.remote),
-                direct_remote: &down.remote,
+                direct_remote: down.direct_remote(),
                 local: &down.local,
                 start_unix_us: wall as i64,
                 hostname: &self.hostname,
@@ -239,7 +239,10 @@ impl Gateway {
         if stream.remote.is_none() {
             stream.remote = Some(down.remote.clone());
         }
-        stream.direct_remote = Some(down.remote.clone());
+        stream.direct_remote = Some(down.direct_remote().clone());
         stream.local = Some(down.local.clone());
+        if let Some(ends) = &down.ends {
+            stream.direct_local = Some(Box::new(ends.direct_local.clone()));
+        }
     }
 }

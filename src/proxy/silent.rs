@@ -161,6 +161,7 @@ struct Rare {
     remote: Option<Addr>,
     direct_remote: Option<Addr>,
     local: Option<Addr>,
+    direct_local: Option<Box<Addr>>,
     replay: Option<ByteQueue>,
     filters: Vec<Box<dyn Filter>>,
     held_at: usize,
@@ -189,6 +190,7 @@ impl Rare {
             && self.remote.is_none()
             && self.direct_remote.is_none()
             && self.local.is_none()
+            && self.direct_local.is_none()
             && self.replay.is_none()
             && self.filters.is_empty()
             && self.held_at == 0
@@ -267,6 +269,7 @@ impl Silent {
             remote,
             direct_remote,
             local,
+            direct_local,
             endpoint,
             retry,
             replay,
@@ -345,6 +348,7 @@ impl Silent {
             remote,
             direct_remote,
             local,
+            direct_local,
             replay,
             filters,
             held_at,
@@ -447,6 +451,7 @@ impl Silent {
             remote: rare.remote,
             direct_remote: rare.direct_remote,
             local: rare.local,
+            direct_local: rare.direct_local,
             endpoint: endpoint.filter(|_| has(bit::HAS_ENDPOINT)).cloned(),
             retry: self.retry,
             replay: rare.replay,

@@ -123,6 +123,8 @@ pub(super) struct Stream {
     pub(super) remote: Option<Addr>,
     pub(super) direct_remote: Option<Addr>,
     pub(super) local: Option<Addr>,
+    /// Our end of the socket, where a PROXY header tells another: 8 bytes, seldom more.
+    pub(super) direct_local: Option<Box<Addr>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) retry: Option<Box<RetryState>>,
     /// Body kept for another try.
@@ -195,6 +197,7 @@ impl Stream {
             remote: None,
             direct_remote: None,
             local: None,
+            direct_local: None,
             endpoint: None,
             retry: None,
             replay: None,

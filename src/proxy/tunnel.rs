@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::config::{Http, Listener, TcpProxy};
 use super::conn::{Conn, Role, pause};
-use super::facts::Endpoint;
+use super::facts::{Endpoint, Ends};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
 use crate::cluster::balance::Pick;
@@ -66,7 +66,7 @@ pub struct Facts {
     /// Bytes from and to the client that were HTTP, before it was a tunnel.
     pub(super) before: (u64, u64),
     /// The client's address and ours, for a log: the socket cannot be asked when it is gone.
-    pub(super) addresses: Option<Box<(Addr, Addr)>>,
+    pub(super) addresses: Option<Box<Ends>>,
     /// The upgraded request, for its access log.
     pub(super) stream: Option<Box<super::stream::Stream>>,
 }
@@ -547,7 +547,7 @@ impl Gateway {
         listener: &Arc<Listener>,
         chain: u32,
         tcp: &Arc<TcpProxy>,
-        addresses: Option<(Addr, Addr)>,
+        addresses: Option<Box<Ends>>,
         now: u64,
     ) -> Role {
         let facts = Facts {
@@ -561,7 +561,7 @@ impl Gateway {
             received: 0,
             sent: 0,
             before: (0, 0),
-            addresses: addresses.map(Box::new),
+            addresses,
             stream: None,
         };
         Role::Tunnel(Box::new(End {

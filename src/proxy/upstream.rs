@@ -79,6 +79,8 @@ impl Gateway {
         match &conn.role {
             Role::Up(up) => up.connecting,
             Role::Tunnel(end) => end.connecting,
+            // Nothing is read for whoever is not known yet.
+            Role::Detecting(_) => true,
             Role::Down(_) | Role::Waking => false,
         }
     }

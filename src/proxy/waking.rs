@@ -9,7 +9,7 @@ use moorgate_codecs::{Codec, StreamId, http1};
 
 use super::config::{ChainId, Http, NetworkFilter};
 use super::conn::{Conn, Down, Role, StreamMap, Up};
-use super::facts::{Cold, Endpoint, ProxyFacts};
+use super::facts::{Cold, Endpoint, Ends, ProxyFacts};
 use super::gateway::{ChainRef, Core, Gateway};
 use super::parking::{NO_SOCK, Record};
 use super::stream::Client;
@@ -17,6 +17,14 @@ use super::tunnel::{self, Origin};
 use crate::engine::parked::{Kind, Token, flags};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
+
+/// What a client's record says of it besides its codec and streams.
+struct Carried {
+    requests: u32,
+    /// It takes no more of them.
+    draining: bool,
+    ends: Option<Box<Ends>>,
+}
 
 impl Gateway {
     /// A parked connection woke and is ours: makes it resident and serves it.
@@ -121,11 +129,13 @@ impl Gateway {
         http: &Arc<Http>,
         codec: Box<dyn Codec>,
         streams: Vec<(StreamId, Key)>,
-        carried: (u32, bool),
+        carried: Carried,
     ) -> Role {
         let unknown = || crate::engine::reactor::Addr::Ip(([0, 0, 0, 0], 0).into());
-        let (remote, local) = Self::addresses(core, conn);
-        let (requests, draining) = carried;
+        let (remote, local) = match &carried.ends {
+            Some(ends) => (Some(ends.remote.clone()), Some(ends.local.clone())),
+            None => Self::addresses(core, conn),
+        };
         Role::Down(Box::new(Down {
             codec,
             http: Arc::clone(http),
@@ -134,8 +144,9 @@ impl Gateway {
             streams: StreamMap::from_entries(streams),
             remote: remote.unwrap_or_else(unknown),
             local: local.unwrap_or_else(unknown),
-            requests,
-            draining,
+            ends: carried.ends,
+            requests: carried.requests,
+            draining: carried.draining,
             head_since: None,
             own_upstreams: false,
         }))
@@ -170,8 +181,14 @@ impl Gateway {
             self.drop_restored(core, key, slot, record, registered);
             return None;
         };
-        let carried = (record.requests, record.has(flags::DRAINING));
-        let (compact, streams) = match record.cold.map(|cold| *cold) {
+        let (requests, draining) = (record.requests, record.has(flags::DRAINING));
+        let (ends, cold) = Cold::split(record.cold);
+        let carried = Carried {
+            requests,
+            draining,
+            ends,
+        };
+        let (compact, streams) = match cold {
             Some(Cold::Codec(compact)) => (compact, Vec::new()),
             Some(Cold::Mux(parked)) => (parked.codec, parked.streams),
             _ => (moorgate_codecs::Compact::default(), Vec::new()),
@@ -222,8 +239,14 @@ impl Gateway {
             }
         }
         let tunnel = record.has(flags::TUNNEL);
-        let carried = (record.requests, record.has(flags::DRAINING));
-        match record.cold.map(|cold| *cold) {
+        let (requests, draining) = (record.requests, record.has(flags::DRAINING));
+        let (ends, cold) = Cold::split(record.cold);
+        let carried = Carried {
+            requests,
+            draining,
+            ends,
+        };
+        match cold {
             Some(Cold::Exchange(exchange)) => {
                 let NetworkFilter::Http(http) = &chain.chain.filter else {
                     return None;
@@ -380,7 +403,7 @@ impl Gateway {
                 self.note_upstream_closed(&endpoint, age, (0, 0));
             }
         }
-        match record.cold.map(|cold| *cold) {
+        match Cold::split(record.cold).1 {
             Some(Cold::Exchange(exchange)) => {
                 let stream = exchange.into_stream(endpoint.as_ref());
                 let key = self.streams.0.insert(stream);
@@ -395,7 +418,7 @@ impl Gateway {
             Some(Cold::Tunnel(facts)) => {
                 self.account_parked_tunnel(core, facts, endpoint.as_deref())
             }
-            Some(Cold::Codec(_)) | None => {}
+            Some(Cold::Codec(_) | Cold::Named(..)) | None => {}
         }
         if let Some(chain) = chain {
             let http = match &chain.chain.filter {

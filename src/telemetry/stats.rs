@@ -78,9 +78,48 @@ group! {
     /// `listener.<address>.*`
     ListenerStats {
         counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow
-            downstream_global_cx_overflow downstream_cx_reclaimed no_filter_chain_match accept_errors;
-        gauges: downstream_cx_active;
+            downstream_global_cx_overflow downstream_cx_reclaimed no_filter_chain_match accept_errors
+            downstream_pre_cx_timeout downstream_listener_filter_error
+            downstream_listener_filter_remote_close;
+        gauges: downstream_cx_active downstream_pre_cx_active;
         histograms: downstream_cx_length_ms connections_accepted_per_socket_event;
+    }
+}
+
+group! {
+    /// `tls_inspector.*`
+    TlsInspectorStats {
+        counters: client_hello_too_large tls_found tls_not_found alpn_found alpn_not_found sni_found
+            sni_not_found;
+        gauges:;
+        histograms: bytes_processed;
+    }
+}
+
+group! {
+    /// `http_inspector.*`
+    HttpInspectorStats {
+        counters: read_error http10_found http11_found http2_found http_not_found;
+        gauges:;
+        histograms:;
+    }
+}
+
+group! {
+    /// `proxy_proto.[<stat_prefix>.]*`
+    ProxyProtocolStats {
+        counters: not_found_allowed not_found_disallowed;
+        gauges:;
+        histograms:;
+    }
+}
+
+group! {
+    /// `proxy_proto.[<stat_prefix>.]versions.<v1 or v2>.*`
+    ProxyVersionStats {
+        counters: found disallowed error;
+        gauges:;
+        histograms:;
     }
 }
 

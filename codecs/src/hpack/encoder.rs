@@ -9,11 +9,11 @@ use super::{DEFAULT_TABLE_SIZE, ENTRY_OVERHEAD, MAX_TABLE_SIZE, huffman, integer
 pub struct Encoder {
     table: Option<Box<Table>>,
     /// The size that the peer knows of.
-    pub(super) size: u32,
+    size: u32,
     /// The size from the next block on.
-    pub(super) next: u32,
+    next: u32,
     /// The smallest size since the last block.
-    pub(super) lowest: u32,
+    lowest: u32,
     /// What we use at most, whatever the peer allows.
     own_limit: u32,
 }

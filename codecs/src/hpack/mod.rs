@@ -11,7 +11,6 @@ mod decoder;
 mod encoder;
 mod huffman;
 mod integer;
-mod park;
 mod static_table;
 mod table;
 

@@ -16,11 +16,11 @@
 //! input is empty. The `end` of the heads involved speaks of the HTTP message, not of the tunnel.
 
 mod body;
-pub(crate) mod chars;
+mod chars;
 mod client;
 mod compact;
-pub(crate) mod encode;
-pub(crate) mod fields;
+mod encode;
+mod fields;
 mod parse;
 mod scan;
 mod server;

@@ -9,12 +9,13 @@ use moorgate_protos::envoy::config::core::v3::address::Address as Kind;
 use moorgate_protos::envoy::config::core::v3::socket_address::PortSpecifier;
 use moorgate_protos::envoy::config::core::v3::socket_option::{SocketState, Value};
 use moorgate_protos::envoy::config::core::v3::{
-    Address, Pipe, SocketAddress, SocketOption, TcpKeepalive,
+    Address, CidrRange, Pipe, SocketAddress, SocketOption, TcpKeepalive,
 };
 
 use super::{Outcome, present};
 use crate::config::FieldPath;
 use crate::engine::reactor::{Addr, Keepalive, OptionTime, RawOption};
+use crate::proxy::config::Network;
 
 /// Longest path of a Unix socket: what `sockaddr_un` holds, with its NUL.
 const MAX_UNIX_PATH: usize = 107;
@@ -143,6 +144,18 @@ pub(super) fn ip(address: &Address, path: &FieldPath<'_>) -> Outcome<SocketAddr>
         Some(Kind::SocketAddress(address)) => socket_addr(address, &path.field("socket_address")),
         _ => Err(path.error("has to be a socket_address")),
     }
+}
+
+/// A network.
+pub(super) fn network(range: &CidrRange, path: &FieldPath<'_>) -> Outcome<Network> {
+    let at = path.field("address_prefix");
+    let text = super::required(&range.address_prefix, &at)?;
+    let address = text
+        .parse()
+        .map_err(|_| at.error(format!("'{text}' is no IP address")))?;
+    let bits = u8::try_from(range.prefix_len.unwrap_or(0)).unwrap_or(u8::MAX);
+    Network::new(address, bits)
+        .ok_or_else(|| path.field("prefix_len").error("is longer than the address"))
 }
 
 /// TCP keepalive.

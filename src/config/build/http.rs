@@ -6,7 +6,7 @@ use moorgate_codecs::http1;
 use moorgate_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Transformation;
 use moorgate_protos::envoy::config::core::v3::{
-    CidrRange, Http1ProtocolOptions, HttpProtocolOptions,
+    Http1ProtocolOptions, HttpProtocolOptions,
 };
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -15,7 +15,9 @@ use moorgate_protos::envoy::extensions::filters::network::http_connection_manage
 };
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 
-use super::{Context, Outcome, access_log, headers, present, required, route, time, upstream};
+use super::{
+    Context, Outcome, access_log, address, headers, present, required, route, time, upstream,
+};
 use crate::config::{FieldPath, unpack};
 use crate::proxy::config::{
     EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
@@ -228,18 +230,8 @@ fn internal_networks(
     let path = path.field("cidr_ranges");
     let ranges = message.internal_address_config.iter();
     let ranges = ranges.flat_map(|config| &config.cidr_ranges).enumerate();
-    let network = |(index, range): (usize, &CidrRange)| {
-        let path = path.index(index);
-        let at = path.field("address_prefix");
-        let text = required(&range.address_prefix, &at)?;
-        let address = text
-            .parse()
-            .map_err(|_| at.error(format!("'{text}' is no IP address")))?;
-        let bits = u8::try_from(range.prefix_len.unwrap_or(0)).unwrap_or(u8::MAX);
-        Network::new(address, bits)
-            .ok_or_else(|| path.field("prefix_len").error("is longer than the address"))
-    };
-    ranges.map(network).collect()
+    let ranges = ranges.map(|(index, range)| address::network(range, &path.index(index)));
+    ranges.collect()
 }
 
 fn escaped_slashes(

@@ -1,5 +1,6 @@
 //! Listeners, filter chains and `tcp_proxy`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use moorgate_protos::Name;
@@ -13,7 +14,9 @@ use moorgate_protos::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 
 use super::address::{self, Local};
 use super::intern::{ChainName, FilterKind};
-use super::{Context, Outcome, access_log, http, present, required, time};
+use super::{
+    Context, Outcome, access_log, chain_match, http, listener_filters, present, required, time,
+};
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::{ListenOptions, SocketOptions};
 use crate::proxy::config::{FilterChain, Listener, ListenerId, NetworkFilter, TcpProxy};
@@ -55,6 +58,8 @@ pub(super) fn build(
             .unwrap_or(BUFFER_LIMIT),
         ignore_global_conn_limit: message.ignore_global_conn_limit,
         chains: chains(message, id, context, path)?,
+        chooser: chain_match::build(message, path)?,
+        filters: listener_filters::build(message, context, path)?,
         stats: ListenerStats::new(context.builder.names, &format!("listener.{stat_prefix}.")),
         access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
         addresses: locals.into_iter().map(|local| local.addr).collect(),
@@ -124,32 +129,24 @@ fn chains(
     path: &FieldPath<'_>,
 ) -> Outcome<Vec<Arc<FilterChain>>> {
     let list = path.field("filter_chains");
-    // Conditions are refused, so that a second chain is one with the same conditions.
-    if message.filter_chains.len() > 1 {
-        return Err(list
-            .index(1)
-            .error("matches what the first one matches: conditions are not supported"));
-    }
     let mut chains = Vec::new();
+    let mut named = HashSet::new();
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let path = list.index(index);
-        chains.push(build_chain(
-            chain,
-            ChainName::At(index),
-            listener,
-            context,
-            &path,
-        )?);
+        // Envoy lets two chains have one name. Connections are told apart by it, so only the first has it.
+        let place = match chain.name.as_str() {
+            name if !name.is_empty() && named.insert(name) => ChainName::Named(name.to_owned()),
+            _ => ChainName::At(index),
+        };
+        chains.push(build_chain(chain, place, listener, context, &path)?);
     }
     if let Some(chain) = &message.default_filter_chain {
         let path = path.field("default_filter_chain");
-        chains.push(build_chain(
-            chain,
-            ChainName::Default,
-            listener,
-            context,
-            &path,
-        )?);
+        let place = match chain.name.as_str() {
+            name if !name.is_empty() && named.insert(name) => ChainName::Named(name.to_owned()),
+            _ => ChainName::Default,
+        };
+        chains.push(build_chain(chain, place, listener, context, &path)?);
     }
     if chains.is_empty() {
         return Err(list.error("a listener has to have a filter chain"));
@@ -183,12 +180,8 @@ fn build_chain(
         let http = http::build(&manager, context, &path)?;
         (NetworkFilter::Http(Arc::new(http)), FilterKind::Http)
     };
-    let name = match message.name.as_str() {
-        "" => place,
-        name => ChainName::Named(name.to_owned()),
-    };
     Ok(Arc::new(FilterChain {
-        id: context.builder.ids.chain(listener, name, kind),
+        id: context.builder.ids.chain(listener, place, kind),
         name: message.name.clone(),
         filter,
     }))

@@ -1,5 +1,7 @@
 //! Whole bootstraps, from text to what is served.
 
+mod listener;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

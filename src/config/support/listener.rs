@@ -10,6 +10,13 @@ const NETWORK_FILTERS: &[&str] = &[
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
 ];
 
+const LISTENER_FILTERS: &[&str] = &[
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+];
+
 pub(super) static TABLES: &[Support] = &[
     Support {
         message: "envoy.config.listener.v3.Listener",
@@ -37,9 +44,9 @@ pub(super) static TABLES: &[Support] = &[
             ("bypass_overload_manager", Off),
             ("metadata", Ignored),
             ("traffic_direction", Ignored),
-            // Without listener filters nothing can time out.
-            ("listener_filters_timeout", Ignored),
-            ("continue_on_listener_filters_timeout", Ignored),
+            ("listener_filters", Yes),
+            ("listener_filters_timeout", Yes),
+            ("continue_on_listener_filters_timeout", Yes),
             // Connections are always placed by load, and accepted within a budget.
             ("connection_balance_config", Ignored),
             ("max_connections_to_accept_per_socket_event", Ignored),
@@ -62,10 +69,51 @@ pub(super) static TABLES: &[Support] = &[
             ("transport_socket_connect_timeout", Ignored),
         ],
     },
-    // An empty one matches everything; conditions are not supported.
     Support {
         message: "envoy.config.listener.v3.FilterChainMatch",
+        fields: &[
+            ("destination_port", Yes),
+            ("prefix_ranges", Yes),
+            ("direct_source_prefix_ranges", Yes),
+            ("source_type", Yes),
+            ("source_prefix_ranges", Yes),
+            ("source_ports", Yes),
+            ("server_names", Yes),
+            ("transport_protocol", Yes),
+            ("application_protocols", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.config.listener.v3.ListenerFilter",
+        fields: &[("name", Yes), ("typed_config", Types(LISTENER_FILTERS))],
+    },
+    Support {
+        message: "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        fields: &[
+            ("enable_ja3_fingerprinting", Off),
+            ("enable_ja4_fingerprinting", Off),
+            ("close_connection_on_client_hello_parsing_errors", Yes),
+            ("max_client_hello_size", Yes),
+            // Nothing is read into a buffer.
+            ("initial_read_buffer_size", Ignored),
+        ],
+    },
+    Support {
+        message: "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
         fields: &[],
+    },
+    Support {
+        message: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+        fields: &[],
+    },
+    // `rules` and `pass_through_tlvs` would keep fields of the header for metadata that nothing reads.
+    Support {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+        fields: &[
+            ("allow_requests_without_proxy_protocol", Yes),
+            ("disallowed_versions", Yes),
+            ("stat_prefix", Yes),
+        ],
     },
     Support {
         message: "envoy.config.listener.v3.Filter",

@@ -304,6 +304,17 @@ pub trait Reactor: 'static {
     /// Reads; `Ok(0)` is the end of stream, `WouldBlock` means nothing is there now.
     fn read(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize>;
 
+    /// Reads without taking: what is there, from the first unread byte on, stays to be read. `Ok(0)` is
+    /// the end of stream.
+    ///
+    /// Bytes that were peeked at are no event any more to [`Interest::Edge`], which reports each further
+    /// arrival; the other interests would report them again at once.
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Where the connection was for before the packet filter redirected it to this socket; `None` when
+    /// it was for this socket.
+    fn original_dst(&self, sock: Sock) -> Option<Addr>;
+
     /// Writes what the socket takes; `WouldBlock` when that is nothing.
     fn write(&mut self, sock: Sock, from: &[IoSlice<'_>]) -> io::Result<usize>;
 

@@ -124,7 +124,7 @@ fn clients<R: Reactor>(workers: &[Worker<R, Gateway>]) -> Vec<usize> {
             .filter(|(_, conn)| match &conn.role {
                 ConnRole::Down(_) => true,
                 ConnRole::Tunnel(end) => end.client,
-                ConnRole::Up(_) | ConnRole::Waking => false,
+                ConnRole::Up(_) | ConnRole::Detecting(_) | ConnRole::Waking => false,
             })
             .count()
     };

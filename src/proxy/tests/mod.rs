@@ -3,6 +3,7 @@
 mod accounting;
 mod balance;
 mod bench;
+mod detecting;
 mod limits;
 mod peers;
 mod sim;
@@ -194,6 +195,8 @@ impl Bed {
             buffer_limit,
             ignore_global_conn_limit: false,
             chains: vec![Arc::new(chain)],
+            chooser: None,
+            filters: None,
             access_logs: Vec::new(),
         })
     }

@@ -312,7 +312,7 @@ impl Run {
             .filter(|(_, conn)| match &conn.role {
                 conn::Role::Down(_) => true,
                 conn::Role::Tunnel(end) => end.client,
-                conn::Role::Up(_) | conn::Role::Waking => false,
+                conn::Role::Up(_) | conn::Role::Detecting(_) | conn::Role::Waking => false,
             })
             .filter_map(|(index, _)| worker.app.conns.key(index))
             .collect();

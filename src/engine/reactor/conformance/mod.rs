@@ -193,6 +193,16 @@ impl<R: Reactor> Bench<R> {
         self.note("read", done);
     }
 
+    fn peek(&mut self, sock: Sock, most: usize) {
+        let mut buffer = vec![0; most];
+        let done = self.reactors[0].peek(sock, &mut buffer);
+        let done = done.map(|count| {
+            buffer.truncate(count);
+            String::from_utf8(buffer).unwrap()
+        });
+        self.note("peek", done);
+    }
+
     fn shutdown(&mut self, sock: Sock) {
         let done = self.reactors[0].shutdown_write(sock);
         self.note("shutdown", done);

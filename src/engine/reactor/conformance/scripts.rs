@@ -130,6 +130,30 @@ scripts! {
         t.settle();
     }
 
+    /// Bytes that were peeked at stay, and only new ones make an edge: whoever waits for the rest of a
+    /// message that it peeks at is not woken before.
+    [Tcp, Unix] fn peeked_bytes_make_no_edge_and_stay(t) {
+        let (a, b) = t.pair();
+        t.add(b, 2, EDGE);
+        t.peek(b, 10);
+        t.write(a, b"0123");
+        t.settle();
+        t.peek(b, 2);
+        t.peek(b, 10);
+        t.settle();
+        t.write(a, b"45");
+        t.settle();
+        t.peek(b, 10);
+        t.read(b, 5);
+        t.peek(b, 10);
+        t.settle();
+        t.shutdown(a);
+        t.settle();
+        t.peek(b, 10);
+        t.read(b, 10);
+        t.peek(b, 10);
+    }
+
     /// Bytes, then FIN: one edge tells both, a partial read makes none.
     [Tcp, Unix] fn bytes_then_fin(t) {
         let (a, b) = t.pair();

@@ -154,6 +154,14 @@ impl Reactor for Epoll {
         sockets::read(sock.0, into)
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
+        sockets::peek(sock.0, into)
+    }
+
+    fn original_dst(&self, sock: Sock) -> Option<Addr> {
+        sockets::original_dst(borrow(sock).ok()?)
+    }
+
     #[inline]
     fn write(&mut self, sock: Sock, from: &[IoSlice<'_>]) -> io::Result<usize> {
         sockets::write(sock.0, from)

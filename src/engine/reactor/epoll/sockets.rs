@@ -138,6 +138,34 @@ pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Reads what is there and leaves it there; `Ok(0)` is the end of stream.
+///
+/// # Errors
+/// `WouldBlock`, or what recv(2) says.
+pub fn peek(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    Ok(socket::recv(fd, into, MsgFlags::MSG_PEEK)?)
+}
+
+/// Where a connection was for before netfilter redirected it here.
+#[must_use]
+pub fn original_dst(fd: BorrowedFd<'_>) -> Option<Addr> {
+    let local = local_addr(fd.as_raw_fd()).ok()?;
+    let Addr::Ip(ip) = &local else { return None };
+    // Of an IPv4 connection that an IPv6 socket took, only the first knows.
+    let v4 = || getsockopt(&fd, sockopt::OriginalDst).ok();
+    let found = if ip.ip().to_canonical().is_ipv4() {
+        let found = v4()?;
+        SocketAddr::from((
+            u32::from_be(found.sin_addr.s_addr).to_be_bytes(),
+            u16::from_be(found.sin_port),
+        ))
+    } else {
+        let found = getsockopt(&fd, sockopt::Ip6tOriginalDst).ok()?;
+        SocketAddr::from((found.sin6_addr.s6_addr, u16::from_be(found.sin6_port)))
+    };
+    (found != *ip).then_some(Addr::Ip(found))
+}
+
 /// Writes what the socket takes. Never raises SIGPIPE.
 ///
 /// # Errors

@@ -7,8 +7,8 @@
 //!
 //! It must never do what a kernel would not: each fault is one that the rules of the contract allow,
 //! above all an edge for whatever a call was refused. It follows Linux' TCP, Unix sockets and epoll; the
-//! conformance suite compares it with them. What it does not know: socket options, half-open
-//! connections that died silently, urgent data.
+//! conformance suite compares it with them. What it does not know: socket options, packet filters that
+//! redirect, half-open connections that died silently, urgent data.
 
 mod config;
 mod delivery;
@@ -376,6 +376,23 @@ impl Reactor for SimReactor {
             |count: &usize| *count as i64,
             |world, id| world.read(id, into),
         )
+    }
+
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> io::Result<usize> {
+        assert!(
+            !into.is_empty(),
+            "a peek into nothing looks like the end of stream"
+        );
+        self.run(
+            "peek",
+            sock,
+            |count: &usize| *count as i64,
+            |world, id| world.peek(id, into),
+        )
+    }
+
+    fn original_dst(&self, _: Sock) -> Option<Addr> {
+        None
     }
 
     fn write(&mut self, sock: Sock, from: &[IoSlice<'_>]) -> io::Result<usize> {

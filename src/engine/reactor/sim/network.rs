@@ -140,6 +140,7 @@ impl World {
             fin_received: false,
             error: None,
             no_space: false,
+            peeked: 0,
             held_back: false,
             latency_us: if slow { self.delay() } else { 0 },
             pump_due: false,
@@ -321,13 +322,15 @@ impl World {
         if visible == 0 || stream.shut_read {
             return self.read_plain(id, into);
         }
-        if self.random.chance(again) {
+        let peeked = stream.peeked;
+        if peeked == 0 && self.random.chance(again) {
             self.hide(id);
             return Err(libc::EAGAIN);
         }
         let most = into.len().min(visible);
-        if most > 1 && self.random.chance(short) {
-            let count = 1 + self.random.below(most as u64 - 1) as usize;
+        if most > peeked.max(1) && self.random.chance(short) {
+            let least = peeked.max(1);
+            let count = least + self.random.below((most - least) as u64) as usize;
             let count = self.read_plain(id, &mut into[..count])?;
             self.hide(id);
             return Ok(count);
@@ -335,14 +338,49 @@ impl World {
         self.read_plain(id, into)
     }
 
+    /// Reads for a worker without taking anything.
+    pub(super) fn peek(&mut self, id: Id, into: &mut [u8]) -> Result<usize, Errno> {
+        self.maybe_break(id);
+        let (short, again) = (self.config.faults.short_read, self.config.faults.again_read);
+        let stream = self.stream(id).ok_or(libc::EINVAL)?;
+        let visible = stream.visible();
+        if visible == 0 {
+            // There is nothing that a read could take.
+            return self.read_plain(id, into);
+        }
+        let (late, peeked) = (!stream.shut_read, stream.peeked);
+        if late && peeked == 0 && self.random.chance(again) {
+            self.hide(id);
+            return Err(libc::EAGAIN);
+        }
+        let mut most = into.len().min(visible);
+        let least = peeked.max(1);
+        if late && most > least && self.random.chance(short) {
+            most = least + self.random.below((most - least) as u64) as usize;
+            self.peeked(id, most);
+            self.hide(id);
+        }
+        if let Some(stream) = self.stream(id) {
+            stream.copy(&mut into[..most]);
+        }
+        self.peeked(id, most);
+        Ok(most)
+    }
+
+    fn peeked(&mut self, id: Id, count: usize) {
+        if let Some(stream) = self.stream(id) {
+            stream.peeked = stream.peeked.max(count);
+        }
+    }
+
     /// What is not yet read has, it turns out, not yet arrived.
     fn hide(&mut self, id: Id) {
         let after = self.delay();
         if let Some(stream) = self.stream(id)
             && !stream.shut_read
-            && !stream.receive.is_empty()
+            && stream.receive.len() > stream.peeked
         {
-            stream.hidden = stream.receive.len();
+            stream.hidden = stream.receive.len() - stream.peeked;
             self.schedule(after, Action::Reveal(id));
         }
     }

@@ -59,6 +59,8 @@ pub(super) struct Stream {
     pub(super) writes: VecDeque<usize>,
     /// The last bytes of `receive` which have, for the reader, not yet arrived.
     pub(super) hidden: usize,
+    /// The first bytes of `receive` that a peek showed: those have arrived for good.
+    pub(super) peeked: usize,
     /// The write direction was ended here.
     pub(super) shut_write: bool,
     /// The other end will send no more, or the connection is gone.
@@ -119,12 +121,19 @@ impl Stream {
 
     /// Moves at most `into.len()` visible bytes out.
     pub(super) fn take(&mut self, into: &mut [u8]) -> usize {
+        let count = self.copy(into);
+        self.receive.drain(..count);
+        self.peeked = self.peeked.saturating_sub(count);
+        count
+    }
+
+    /// Copies at most `into.len()` visible bytes.
+    pub(super) fn copy(&self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.visible());
         let (front, back) = self.receive.as_slices();
         let first = count.min(front.len());
         into[..first].copy_from_slice(&front[..first]);
         into[first..count].copy_from_slice(&back[..count - first]);
-        self.receive.drain(..count);
         count
     }
 

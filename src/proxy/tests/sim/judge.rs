@@ -40,6 +40,7 @@ impl Run {
                         format!("up, idle {}, {:?}", up.idle, up.streams.entries())
                     }
                     conn::Role::Tunnel(end) => format!("tunnel, client {}", end.client),
+                    conn::Role::Detecting(_) => "detecting".to_owned(),
                     conn::Role::Waking => "waking".to_owned(),
                 };
                 text += &format!(
