@@ -85,6 +85,11 @@ pub enum Event {
 pub struct Events {
     /// In wire order. The pipeline drains it after every call.
     pub list: Vec<Event>,
+    /// Names of what was refused or noticed of one stream only, for counters: no event tells it. The
+    /// pipeline drains it after every call.
+    pub notes: Vec<&'static str>,
+    /// Room for a codec's work within a call; empty between calls.
+    pub scratch: Vec<u8>,
     // Boxed as in the events, so that taking and giving back moves a pointer.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Head>>,
@@ -92,6 +97,8 @@ pub struct Events {
 
 /// Heads kept for reuse by one worker.
 const SPARE_HEADS: usize = 64;
+/// Notes kept of one call; more of the same is not worth memory.
+const MOST_NOTES: usize = 256;
 
 impl Events {
     /// An empty head, reused when there is one.
@@ -107,10 +114,19 @@ impl Events {
         }
     }
 
+    /// Notes a name for the counters.
+    pub fn note(&mut self, name: &'static str) {
+        if self.notes.len() < MOST_NOTES {
+            self.notes.push(name);
+        }
+    }
+
     /// Drops what is kept for reuse.
     pub fn shrink(&mut self) {
         self.spare = Vec::new();
         self.list.shrink_to(0);
+        self.notes.shrink_to(0);
+        self.scratch = Vec::new();
     }
 }
 
@@ -257,6 +273,9 @@ pub trait Codec: Send + std::fmt::Debug {
     fn abandon_head(&mut self) -> Option<StreamId> {
         None
     }
+
+    /// Everything encoded so far was written: whoever counts what the peer does not take begins anew.
+    fn written(&mut self) {}
 
     /// Part of a message was decoded or is buffered inside: the connection has a deadline for it.
     fn mid_message(&self) -> bool;

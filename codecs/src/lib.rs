@@ -13,6 +13,7 @@ mod codec;
 mod head;
 pub mod hpack;
 pub mod http1;
+pub mod http2;
 pub mod preface;
 #[cfg(any(test, feature = "testmux"))]
 pub mod testmux;

@@ -10,15 +10,15 @@ use super::{DEFAULT_TABLE_SIZE, ENTRY_OVERHEAD, Error, MAX_TABLE_SIZE, huffman, 
 /// The receiving side's table, and how far the present block has come.
 #[derive(Debug)]
 pub struct Decoder {
-    table: Option<Box<Table>>,
+    pub(super) table: Option<Box<Table>>,
     /// The size that the encoder chose last.
-    size: u32,
+    pub(super) size: u32,
     /// The largest size it may choose.
-    limit: u32,
+    pub(super) limit: u32,
     /// The next block has to begin with an update to at most this; `u32::MAX` when it need not.
-    required: u32,
+    pub(super) required: u32,
     /// Size updates at the beginning of the present block; [`IN_FIELDS`] once a field was seen.
-    updates: u8,
+    pub(super) updates: u8,
 }
 
 /// Two updates at most: the smallest size since the last block, and the final one (section 4.2).

@@ -9,11 +9,11 @@ use super::{DEFAULT_TABLE_SIZE, ENTRY_OVERHEAD, MAX_TABLE_SIZE, huffman, integer
 pub struct Encoder {
     table: Option<Box<Table>>,
     /// The size that the peer knows of.
-    size: u32,
+    pub(super) size: u32,
     /// The size from the next block on.
-    next: u32,
+    pub(super) next: u32,
     /// The smallest size since the last block.
-    lowest: u32,
+    pub(super) lowest: u32,
     /// What we use at most, whatever the peer allows.
     own_limit: u32,
 }

@@ -11,6 +11,7 @@ mod decoder;
 mod encoder;
 mod huffman;
 mod integer;
+mod park;
 mod static_table;
 mod table;
 

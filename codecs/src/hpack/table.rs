@@ -43,6 +43,11 @@ impl Table {
         self.size
     }
 
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.first
+    }
+
     /// Octets allocated, the table itself included.
     pub(super) fn held(&self) -> usize {
         size_of::<Self>() + self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()

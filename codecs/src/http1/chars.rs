@@ -71,12 +71,12 @@ fn all(bytes: &[u8], class: u8) -> bool {
 }
 
 /// A byte of a method or field name.
-pub(super) fn is_token_byte(byte: u8) -> bool {
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     CLASS[byte as usize] & TOKEN != 0
 }
 
 /// A method or field name.
-pub(super) fn is_token(bytes: &[u8]) -> bool {
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
 }
 
@@ -123,20 +123,20 @@ pub(super) fn is_method(bytes: &[u8]) -> bool {
 }
 
 /// Bytes that may stand in a request target.
-pub(super) fn is_target(bytes: &[u8]) -> bool {
+pub(crate) fn is_target(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TARGET)
 }
 
 /// A field value: no control character but the tab. Written without an early exit so that it is
 /// vectorised.
-pub(super) fn is_value(bytes: &[u8]) -> bool {
+pub(crate) fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().fold(0, |bad, &b| {
         bad | (u8::from(b < b' ') & u8::from(b != b'\t')) | u8::from(b == 0x7f)
     }) == 0
 }
 
 /// `uri-host [ ":" port ]` with a host that is not empty.
-pub(super) fn is_authority(bytes: &[u8]) -> bool {
+pub(crate) fn is_authority(bytes: &[u8]) -> bool {
     let (host, rest) = match bytes {
         [b'[', inner @ ..] => {
             let Some(close) = inner.iter().position(|&b| b == b']') else {
@@ -169,7 +169,7 @@ pub(super) fn is_authority(bytes: &[u8]) -> bool {
 }
 
 /// `uri-host ":" port`, the target of CONNECT.
-pub(super) fn is_authority_with_port(bytes: &[u8]) -> bool {
+pub(crate) fn is_authority_with_port(bytes: &[u8]) -> bool {
     is_authority(bytes) && bytes.last().is_some_and(u8::is_ascii_digit) && {
         let colon = bytes.iter().rposition(|&b| b == b':');
         colon.is_some_and(|colon| !bytes[colon..].contains(&b']'))
@@ -193,7 +193,7 @@ pub(super) fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// `1*DIGIT` within 64 bits: no sign, no space, no list.
-pub(super) fn decimal(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() {
         return None;
     }

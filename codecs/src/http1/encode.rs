@@ -233,7 +233,7 @@ fn is_hop(name: &[u8]) -> bool {
 }
 
 /// Appends a number in decimal.
-pub(super) fn decimal(mut number: u64, bytes: &mut Vec<u8>) {
+pub(crate) fn decimal(mut number: u64, bytes: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

@@ -208,7 +208,7 @@ fn is_end_to_end(name: &[u8]) -> bool {
 
 /// Fields that must not come after the body: framing, routing, authentication, and what would change
 /// how the content is read (RFC 9110 section 6.5.1). `name` in lower case.
-pub(super) fn forbidden_in_trailers(name: &[u8]) -> bool {
+pub(crate) fn forbidden_in_trailers(name: &[u8]) -> bool {
     const NAMES: [&[u8]; 24] = [
         b"authorization",
         b"cache-control",

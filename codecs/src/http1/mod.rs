@@ -16,11 +16,11 @@
 //! input is empty. The `end` of the heads involved speaks of the HTTP message, not of the tunnel.
 
 mod body;
-mod chars;
+pub(crate) mod chars;
 mod client;
 mod compact;
-mod encode;
-mod fields;
+pub(crate) mod encode;
+pub(crate) mod fields;
 mod parse;
 mod scan;
 mod server;
