@@ -79,6 +79,28 @@ pub struct ClusterConfig {
     pub discovery: Discovery,
     /// Codec other than HTTP/1, for protocols that bring their own.
     pub codec: Option<Arc<dyn CodecFactory>>,
+    /// TLS towards its hosts.
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+/// Envoy's `UpstreamTlsContext`.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    /// Certificates and rules.
+    pub context: crate::tls::ClientContext,
+    /// `auto_host_sni`: a host that has a name is asked for by it.
+    pub by_host_name: bool,
+    /// Counters, `cluster.<name>.ssl.*`.
+    pub stats: crate::telemetry::stats::TlsStats,
+}
+
+impl UpstreamTls {
+    /// The name to ask a host for; `None` is the context's own.
+    #[must_use]
+    pub fn server_name<'a>(&self, host: &'a Host) -> Option<&'a str> {
+        let name = host.hostname.as_str();
+        (self.by_host_name && !name.is_empty()).then_some(name)
+    }
 }
 
 impl Default for ClusterConfig {
@@ -102,6 +124,7 @@ impl Default for ClusterConfig {
             health_checks: Vec::new(),
             discovery: Discovery::Static,
             codec: None,
+            tls: None,
         }
     }
 }

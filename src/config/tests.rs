@@ -312,10 +312,11 @@ fn what_is_not_supported_is_refused_by_path() {
         ),
         (
             "static_resources: {listeners: [{filter_chains: [{transport_socket: {typed_config: \
-          {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}}]}]}",
+          {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}]}]}",
             "static_resources.listeners[0].filter_chains[0].transport_socket.typed_config: \
-          envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported by Moorgate \
-          here; supported: envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+          envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported by Moorgate \
+          here; supported: envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer, \
+          envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         ),
         (
             "layered_runtime: {layers: [{static_layer: {upstream.healthy_panic_threshold: 0}}]}",

@@ -44,7 +44,7 @@ impl<R: Reactor> App<R> for Gateway {
 
     fn local_ready(&mut self, core: &mut Core<R>, key: Key, ready: Ready) {
         match core.parked(key).map(|record| record.kind) {
-            Some(Kind::Pooled) => self.parked_upstream_ready(core, key),
+            Some(Kind::Pooled) => self.parked_upstream_ready(core, key, ready),
             Some(_) => {
                 if let Some(key) = self.wake_record(core, key) {
                     self.resident_ready(core, key, ready);

@@ -91,6 +91,9 @@ impl Gateway {
         };
         conn.rest.clear(&mut core.chunks);
         conn.output.clear(&mut core.chunks);
+        if !reset {
+            Self::farewell(core, &mut conn, &mut self.sealed);
+        }
         let age = core.now().saturating_sub(conn.opened_ms);
         if let Role::Down(down) = &conn.role {
             let stats = down.http.stats;
@@ -121,6 +124,7 @@ impl Gateway {
         conn.active_ms = now;
         conn.rest.clear(&mut core.chunks);
         if !conn.write_closed {
+            Self::farewell(core, conn, &mut self.sealed);
             conn.write_closed = true;
             let sock = conn.sock;
             // A peer that is gone already is told by its event.

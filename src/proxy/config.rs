@@ -17,7 +17,7 @@ use crate::route::{ClusterName, RouteTable};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::stats::{
     Counter, HttpInspectorStats, HttpStats, ListenerStats, ProxyProtocolStats, ProxyVersionStats,
-    TcpStats, TlsInspectorStats,
+    TcpStats, TlsInspectorStats, TlsStats,
 };
 
 /// One immutable configuration. Workers swap to a new one between turns.
@@ -136,8 +136,21 @@ pub struct FilterChain {
     pub id: ChainId,
     /// Name.
     pub name: String,
+    /// TLS of its connections.
+    pub tls: Option<Arc<DownstreamTls>>,
     /// The terminal network filter.
     pub filter: NetworkFilter,
+}
+
+/// Envoy's `DownstreamTlsContext`, and what belongs to the chain's transport.
+#[derive(Debug)]
+pub struct DownstreamTls {
+    /// Certificates and rules.
+    pub context: crate::tls::ServerContext,
+    /// `transport_socket_connect_timeout`; 0 never.
+    pub handshake_timeout_ms: u64,
+    /// Counters, `listener.<address>.ssl.*`.
+    pub stats: TlsStats,
 }
 
 /// Terminal network filters.

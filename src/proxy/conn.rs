@@ -162,6 +162,8 @@ pub(super) struct Conn {
     pub(super) slot: Key,
     pub(super) sock: Sock,
     pub(super) role: Role,
+    /// TLS between the socket and the role. One pointer, so that plain connections grow by no more.
+    pub(super) tls: Option<Box<super::secure::Secure>>,
     /// The socket may have bytes: an edge came and it was not read dry since.
     pub(super) readable: bool,
     /// The peer sent FIN and it was read.
@@ -208,6 +210,7 @@ impl Conn {
             },
             sock,
             role,
+            tls: None,
             readable: false,
             read_closed: false,
             fin_seen: false,
@@ -277,6 +280,7 @@ impl Conn {
 
     /// Bytes it holds in chunks.
     pub(super) fn held(&self) -> usize {
-        self.rest.held() + self.output.held()
+        let tls = self.tls.as_ref().map_or(0, |tls| tls.held());
+        self.rest.held() + self.output.held() + tls
     }
 }

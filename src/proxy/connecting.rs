@@ -156,12 +156,32 @@ impl Gateway {
             self.connect_failed(core, key, UpstreamFailure::Connect);
             return;
         }
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
+        conn.write_armed = false;
+        let slot = conn.slot;
+        let Some(up) = conn.up() else { return };
+        let endpoint = Arc::clone(&up.endpoint);
+        if core
+            .arm(slot, sock, Interest::Edge { write: false })
+            .is_err()
+        {
+            self.connect_failed(core, key, UpstreamFailure::Connect);
+            return;
+        }
+        if !self.begin_upstream_tls(core, key, &endpoint) {
+            self.upstream_connected(core, key);
+        }
+    }
+
+    /// A connection can carry streams.
+    pub(super) fn upstream_connected<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
         let now = core.now();
         let Some(conn) = self.conn_mut(key) else {
             return;
         };
-        let (slot, opened) = (conn.slot, conn.opened_ms);
-        conn.write_armed = false;
+        let opened = conn.opened_ms;
         let Some(up) = conn.up_mut() else { return };
         up.connecting = false;
         let endpoint = Arc::clone(&up.endpoint);
@@ -174,13 +194,6 @@ impl Gateway {
             if multiplexed {
                 pool.shared.push(key);
             }
-        }
-        if core
-            .arm(slot, sock, Interest::Edge { write: false })
-            .is_err()
-        {
-            self.upstream_gone(core, key, true);
-            return;
         }
         self.upstream_quiet(core, key);
     }

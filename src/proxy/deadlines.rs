@@ -26,6 +26,9 @@ impl Gateway {
             return u64::MAX;
         };
         let mut due = u64::MAX;
+        if let Some(tls) = &conn.tls {
+            due = tls.deadline_ms();
+        }
         let mut at = |since: u64, timeout: u64| {
             if timeout > 0 {
                 due = due.min(since + timeout);
@@ -93,6 +96,14 @@ impl Gateway {
             if due != u64::MAX {
                 self.due_by(core, key, due);
             }
+            return;
+        }
+        if conn
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.deadline_ms() <= now)
+        {
+            self.handshake_timed_out(core, key);
             return;
         }
         match &conn.role {

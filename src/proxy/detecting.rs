@@ -427,9 +427,16 @@ impl Gateway {
             core.close(slot, sock, false);
             return;
         };
+        let Ok(tls) = Self::accept_tls(&chain, now) else {
+            self.conns.remove(key.index);
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            core.close(slot, sock, true);
+            return;
+        };
         let role = self.chain_role(core, &listener, chain, sock, found, now);
         if let Some(conn) = self.conn_mut(key) {
             conn.role = role;
+            conn.tls = tls;
             conn.opened_ms = now;
             conn.active_ms = now;
             // What was peeked at makes no edge any more.

@@ -36,6 +36,8 @@ pub enum Cold {
     Mux(Box<ParkedMux>),
     /// A client of which more is known than its socket says, and what else there is to keep.
     Named(Box<Ends>, Option<Box<Cold>>),
+    /// A connection with TLS, and what else there is of it.
+    Tls(Box<super::secure::ParkedTls>),
 }
 
 impl Cold {
@@ -44,6 +46,7 @@ impl Cold {
         match self {
             Self::Mux(_) => true,
             Self::Named(_, rest) => rest.as_ref().is_some_and(|rest| rest.is_mux()),
+            Self::Tls(tls) => tls.inner.as_ref().is_some_and(|rest| rest.is_mux()),
             Self::Codec(_) | Self::Exchange(_) | Self::Tunnel(_) => false,
         }
     }

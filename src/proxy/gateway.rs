@@ -135,6 +135,8 @@ pub struct Gateway {
     pub(super) resting: Vec<(u32, u64)>,
     pub(super) events: Events,
     pub(super) out: Out,
+    /// Sealed records on their way from a session to a socket.
+    pub(super) sealed: Vec<u8>,
     /// Connections with output of this turn.
     pub(super) dirty: Vec<Key>,
     /// Connections to serve without an event.
@@ -187,6 +189,7 @@ impl Gateway {
             resting: Vec::new(),
             events: Events::default(),
             out: Out::default(),
+            sealed: Vec::new(),
             dirty: Vec::new(),
             ready: VecDeque::new(),
             suspended: HashMap::new(),

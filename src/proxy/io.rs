@@ -13,16 +13,18 @@ use crate::engine::reactor::{Interest, Reactor, Ready};
 use crate::engine::slab::Key;
 
 /// Free arena below which everything is flushed first.
-const MIN_ROOM: usize = 16 * 1024;
+pub(super) const MIN_ROOM: usize = 16 * 1024;
 /// Most bytes one read call is offered.
-const READ_BYTES: usize = 64 * 1024;
+pub(super) const READ_BYTES: usize = 64 * 1024;
 /// Encoded output above which everything is flushed at once.
 const MAX_WIRE: usize = 256 * 1024;
 
 /// What one read gave.
-enum Got {
+pub(super) enum Got {
     /// Bytes; `dry` when the socket had no more.
     Bytes { span: Span, dry: bool },
+    /// Nothing for the codec, but the transport itself was served.
+    Control { dry: bool },
     /// Nothing now.
     Nothing,
     /// End of stream.
@@ -110,11 +112,17 @@ impl Gateway {
                 self.queue(key);
                 return;
             }
+            let secure = conn.tls.is_some();
             let pressed = core.chunks.budget().pressure() >= Pressure::Refuse;
             if (conn.blocked || pressed) && !self.may_read(core, key) {
                 return;
             }
-            match self.read(core, key) {
+            let got = if secure {
+                self.read_secure(core, key)
+            } else {
+                self.read(core, key)
+            };
+            match got {
                 Got::Bytes { span, dry } => {
                     left = left.saturating_sub(span.len as usize);
                     if !self.feed(core, key, span) {
@@ -124,7 +132,8 @@ impl Gateway {
                         return;
                     }
                 }
-                Got::Nothing => return,
+                Got::Control { dry: false } => {}
+                Got::Control { dry: true } | Got::Nothing => return,
                 Got::End => {
                     self.read_ended(core, key);
                     return;
@@ -353,13 +362,16 @@ impl Gateway {
                 .spill(&mut core.chunks, &core.arena, &self.out.bytes);
             return;
         }
-        let flushed = conn.output.flush(
-            &mut core.reactor,
-            conn.sock,
-            &core.arena,
-            &self.out.bytes,
-            &mut core.chunks,
-        );
+        let flushed = match &mut conn.tls {
+            None => conn.output.flush(
+                &mut core.reactor,
+                conn.sock,
+                &core.arena,
+                &self.out.bytes,
+                &mut core.chunks,
+            ),
+            Some(_) => Self::flush_secure(core, conn, &self.out.bytes, &mut self.sealed),
+        };
         let blocked = match flushed {
             Ok((n, Flushed::All)) => {
                 conn.tx += n as u64;

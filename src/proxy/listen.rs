@@ -342,8 +342,15 @@ impl Gateway {
             return;
         };
         let now = core.now();
+        let Ok(tls) = Self::accept_tls(&chain, now) else {
+            self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            core.reactor.close(sock, true);
+            return;
+        };
         let role = self.chain_role(core, listener, chain, sock, found, now);
-        let key = self.conns.insert(Conn::new(sock, role, now));
+        let mut conn = Conn::new(sock, role, now);
+        conn.tls = tls;
+        let key = self.conns.insert(conn);
         match core.open(sock, key.index, Interest::Edge { write: false }) {
             Ok(slot) => {
                 if let Some(conn) = self.conn_mut(key) {
@@ -424,7 +431,8 @@ impl Gateway {
         let Some(conn) = self.conn_mut(key) else {
             return;
         };
-        if matches!(conn.role, Role::Tunnel(_)) {
+        // Behind TLS a tunnel begins when the handshake is over.
+        if matches!(conn.role, Role::Tunnel(_)) && conn.tls.is_none() {
             conn.paused |= pause::CONNECTING;
             self.start_tcp(core, key);
         } else {

@@ -31,6 +31,7 @@ mod requests;
 mod responses;
 mod retries;
 mod rules;
+mod secure;
 mod silent;
 mod stream;
 mod tunnel;

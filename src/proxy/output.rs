@@ -29,6 +29,16 @@ impl Piece {
         }
     }
 
+    fn skip(&mut self, n: usize) {
+        match self {
+            Self::Wire { start, .. } => *start += n as u32,
+            Self::Arena(span) => {
+                span.start += n as u32;
+                span.len -= n as u32;
+            }
+        }
+    }
+
     fn get<'a>(self, arena: &'a Arena, wire: &'a [u8]) -> &'a [u8] {
         match self {
             Self::Wire { start, end } => wire.get(start as usize..end as usize).unwrap_or_default(),
@@ -193,6 +203,35 @@ impl Output {
         self.pieces.clear();
         self.fresh = 0;
         Ok((written, Flushed::All))
+    }
+
+    /// What waits, in order.
+    pub(super) fn slices<'a>(
+        &'a self,
+        arena: &'a Arena,
+        wire: &'a [u8],
+    ) -> impl Iterator<Item = &'a [u8]> {
+        let fresh = self.pieces.iter().map(|piece| piece.get(arena, wire));
+        self.backlog.chunks().chain(fresh)
+    }
+
+    /// Drops the first `n` bytes: they are on their way.
+    pub(super) fn consume(&mut self, n: usize, pool: &mut ChunkPool) {
+        let of_backlog = n.min(self.backlog.len());
+        self.backlog.consume(pool, of_backlog);
+        let mut left = n - of_backlog;
+        self.fresh = self.fresh.saturating_sub(left);
+        let mut done = 0;
+        for piece in &mut self.pieces {
+            let len = piece.len();
+            if left < len {
+                piece.skip(left);
+                break;
+            }
+            left -= len;
+            done += 1;
+        }
+        self.pieces.drain(..done);
     }
 
     /// Copies what is left of the turn's slices to the backlog: they are about to become invalid.

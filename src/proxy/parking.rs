@@ -87,6 +87,7 @@ impl Gateway {
             self.streams.0.trim();
             self.events.shrink();
             self.out.bytes = Vec::new();
+            self.sealed = Vec::new();
             self.dirty.shrink_to(16);
             self.ready.shrink_to(16);
         }
@@ -104,6 +105,7 @@ impl Gateway {
             && conn.output.is_empty()
             && (!conn.fin_after_flush || conn.write_closed)
             && !Self::still_connecting(conn)
+            && conn.tls.as_ref().is_none_or(|tls| tls.is_quiet())
     }
 
     /// Parks a resident connection when nothing of it is moving.
@@ -182,12 +184,31 @@ impl Gateway {
             cold: Cold::join(down.ends.clone(), Self::pooled_cold(compact)),
         };
         let stats = http.stats;
-        let (rx, tx) = (conn.rx, conn.tx);
-        if core.park(conn.slot, record).is_ok() {
+        let (rx, tx, slot) = (conn.rx, conn.tx, conn.slot);
+        if self.park_record(core, key, slot, record) {
             self.stats.add(stats.downstream_cx_rx_bytes_total, rx);
             self.stats.add(stats.downstream_cx_tx_bytes_total, tx);
             self.conns.remove(key.index);
         }
+    }
+
+    /// Parks one connection with its TLS; where that fails it stays as it is.
+    fn park_record<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        slot: Key,
+        mut record: Record,
+    ) -> bool {
+        self.park_tls(&mut record, key, None);
+        let Err((_, mut record)) = core.park(slot, record) else {
+            return true;
+        };
+        let [tls, _] = Self::unpark_tls(&mut record);
+        if let Some(conn) = self.conn_mut(key) {
+            conn.tls = tls;
+        }
+        false
     }
 
     /// Whether a stream is open and silent, with nothing of it held anywhere.
@@ -277,10 +298,11 @@ impl Gateway {
             (&down_compact, &up_compact),
             (up_id, up_requests, up_opened_ms),
         ));
-        let record = Record {
+        let mut record = Record {
             cold: Cold::join(ends, Some(Box::new(cold))),
             ..record
         };
+        self.park_tls(&mut record, key, Some(up_key));
         let mut removed = self.conns.remove(up_key.index);
         if let Some(Role::Up(up)) = removed.as_mut().map(|conn| &mut conn.role)
             && let Some(permit) = up.permit.take()
@@ -351,7 +373,7 @@ impl Gateway {
         };
         let streams = down.streams.keys();
         self.fold_bytes(key);
-        if core.park(slot, record).is_ok() {
+        if self.park_record(core, key, slot, record) {
             self.conns.remove(key.index);
             for stream in streams {
                 if let Some(stream) = self.stream_mut(stream) {
@@ -389,7 +411,7 @@ impl Gateway {
             cold: Self::pooled_cold(compact),
         };
         self.fold_bytes(key);
-        if core.park(slot, record).is_ok()
+        if self.park_record(core, key, slot, record)
             && let Some(mut conn) = self.conns.remove(key.index)
             && let Role::Up(up) = &mut conn.role
             && let Some(permit) = up.permit.take()
@@ -437,10 +459,11 @@ impl Gateway {
             Some(end) if !plain => end.facts.take(),
             _ => None,
         };
-        let record = Record {
+        let mut record = Record {
             cold: facts.map(|facts| Box::new(Cold::Tunnel(facts))),
             ..record
         };
+        self.park_tls(&mut record, key, Some(peer));
         if let Some(mut conn) = self.conns.remove(peer.index)
             && let Role::Tunnel(end) = &mut conn.role
             && let Some(permit) = end.permit.take()

@@ -32,7 +32,7 @@ impl Gateway {
         let connection = Connection {
             peer: &down.remote,
             local: &down.local,
-            is_tls: false,
+            is_tls: conn.tls.is_some(),
             local_ip: self.local_ip,
         };
         let reactor = &mut core.reactor;

@@ -232,11 +232,10 @@ impl Gateway {
 
     /// The outcome of a tunnel's connect is known; `key` is the upstream's end.
     pub(super) fn tunnel_connected<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
-        let now = core.now();
         let Some(conn) = self.conn_mut(key) else {
             return;
         };
-        let (sock, slot, opened) = (conn.sock, conn.slot, conn.opened_ms);
+        let (sock, slot) = (conn.sock, conn.slot);
         conn.write_armed = false;
         let connected = core.reactor.take_error(sock).is_ok();
         if !connected
@@ -247,6 +246,18 @@ impl Gateway {
             self.tunnel_connect_failed(core, key, false);
             return;
         }
+        let endpoint = self.tunnel_end(key).and_then(|end| end.endpoint.clone());
+        if endpoint.is_some_and(|endpoint| self.begin_upstream_tls(core, key, &endpoint)) {
+            return;
+        }
+        self.tunnel_established(core, key);
+    }
+
+    /// A tunnel's upstream takes bytes; `key` is its end.
+    pub(super) fn tunnel_established<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let now = core.now();
+        let Some(conn) = self.conn(key) else { return };
+        let opened = conn.opened_ms;
         let Some(end) = self.tunnel_end_mut(key) else {
             return;
         };
@@ -427,6 +438,11 @@ impl Gateway {
         if conn.output.is_empty() || conn.blocked {
             return;
         }
+        if conn.tls.is_some() {
+            // Nor does it here.
+            let _ = Self::flush_secure(core, conn, &self.out.bytes, &mut self.sealed);
+            return;
+        }
         // The outcome does not matter any more.
         let _ = conn.output.flush(
             &mut core.reactor,
@@ -443,6 +459,9 @@ impl Gateway {
         };
         conn.rest.clear(&mut core.chunks);
         conn.output.clear(&mut core.chunks);
+        if !reset {
+            Self::farewell(core, &mut conn, &mut self.sealed);
+        }
         let age = core.now().saturating_sub(conn.opened_ms);
         if let Role::Tunnel(end) = &conn.role {
             if end.client {

@@ -17,7 +17,7 @@ use super::http::local_reply::UpstreamFailure;
 use super::stream::Stream;
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::cluster::{Cluster, Host, HostId};
-use crate::engine::reactor::Reactor;
+use crate::engine::reactor::{Reactor, Ready};
 use crate::engine::slab::Key;
 
 /// Streams assumed to fit on a multiplexed connection that is still connecting.
@@ -75,10 +75,11 @@ impl Gateway {
         self.conn(key).is_some_and(Self::still_connecting)
     }
 
+    /// There is no socket to read and write yet. One that shakes hands has one.
     pub(super) fn still_connecting(conn: &Conn) -> bool {
         match &conn.role {
-            Role::Up(up) => up.connecting,
-            Role::Tunnel(end) => end.connecting,
+            Role::Up(up) => up.connecting && conn.tls.is_none(),
+            Role::Tunnel(end) => end.connecting && conn.tls.is_none(),
             // Nothing is read for whoever is not known yet.
             Role::Detecting(_) => true,
             Role::Down(_) | Role::Waking => false,
@@ -405,6 +406,9 @@ impl Gateway {
         };
         conn.rest.clear(&mut core.chunks);
         conn.output.clear(&mut core.chunks);
+        if !reset {
+            Self::farewell(core, &mut conn, &mut self.sealed);
+        }
         if let Role::Up(up) = &conn.role {
             self.note_upstream_closed(
                 &up.endpoint,
@@ -451,7 +455,20 @@ impl Gateway {
 
     /// An idle parked upstream has something: its end, or bytes nobody asked for. Either way it is
     /// of no use any more.
-    pub(super) fn parked_upstream_ready<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) {
+    pub(super) fn parked_upstream_ready<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        slot: Key,
+        ready: Ready,
+    ) {
+        let tls = core.parked(slot).and_then(|record| record.cold.as_deref());
+        if matches!(tls, Some(Cold::Tls(_))) {
+            // A ticket, or new keys: not for us to judge before it was opened.
+            if let Some(key) = self.unpark_pooled(core, slot) {
+                self.resident_ready(core, key, ready);
+            }
+            return;
+        }
         self.close_parked_upstream(core, slot);
     }
 

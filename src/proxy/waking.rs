@@ -12,6 +12,7 @@ use super::conn::{Conn, Down, Role, StreamMap, Up};
 use super::facts::{Cold, Endpoint, Ends, ProxyFacts};
 use super::gateway::{ChainRef, Core, Gateway};
 use super::parking::{NO_SOCK, Record};
+use super::secure::Secure;
 use super::stream::Client;
 use super::tunnel::{self, Origin};
 use crate::engine::parked::{Kind, Token, flags};
@@ -76,10 +77,11 @@ impl Gateway {
         let now = core.now();
         let sock = core.parked(slot)?.socks[0];
         let key = self.conns.insert(Conn::new(sock, Role::Waking, now));
-        let Some(record) = core.unpark(slot, key.index) else {
+        let Some(mut record) = core.unpark(slot, key.index) else {
             self.conns.remove(key.index);
             return None;
         };
+        let [tls, _] = Self::unpark_tls(&mut record);
         let endpoint = record.peer?;
         let remainder = match record.cold.as_deref() {
             Some(Cold::Codec(compact)) => &**compact,
@@ -90,6 +92,7 @@ impl Gateway {
         let permit = Self::take_up_connection(&endpoint, priority);
         let conn = self.conn_mut(key)?;
         conn.slot = slot;
+        conn.tls = tls;
         conn.opened_ms = record.opened.ms();
         conn.role = Role::Up(Box::new(Up {
             codec,
@@ -158,12 +161,14 @@ impl Gateway {
         core: &mut Core<R>,
         key: Key,
         slot: Key,
-        record: Record,
+        mut record: Record,
         registered: bool,
     ) -> Option<(Key, Option<Key>)> {
+        let [first, second] = Self::unpark_tls(&mut record);
         let chain = self.chain(ChainId(record.chain));
         if let Some(conn) = self.conn_mut(key) {
             conn.slot = slot;
+            conn.tls = first;
             conn.opened_ms = record.opened.ms();
             conn.read_closed = record.has(flags::READ_CLOSED_A);
             conn.write_closed = record.has(flags::WRITE_CLOSED_A);
@@ -175,7 +180,7 @@ impl Gateway {
             return None;
         };
         if record.kind == Kind::Pair {
-            return self.restore_pair(core, key, record, registered, &chain);
+            return self.restore_pair(core, key, record, second, registered, &chain);
         }
         let NetworkFilter::Http(http) = &chain.chain.filter else {
             self.drop_restored(core, key, slot, record, registered);
@@ -210,6 +215,7 @@ impl Gateway {
         core: &mut Core<R>,
         key: Key,
         record: Record,
+        tls: Option<Box<Secure>>,
         registered: bool,
         chain: &ChainRef,
     ) -> Option<(Key, Option<Key>)> {
@@ -222,6 +228,7 @@ impl Gateway {
             Ok(slot) => {
                 let conn = self.conn_mut(peer)?;
                 conn.slot = slot;
+                conn.tls = tls;
                 conn.opened_ms = record.opened.ms();
                 conn.read_closed = record.has(flags::READ_CLOSED_B);
                 conn.write_closed = record.has(flags::WRITE_CLOSED_B);
@@ -385,7 +392,8 @@ impl Gateway {
 
     /// Counts the end of a record whose descriptors are closed: its connection, its upstream, its open
     /// exchange.
-    pub(super) fn forget_record<R: Reactor>(&mut self, core: &mut Core<R>, record: Record) {
+    pub(super) fn forget_record<R: Reactor>(&mut self, core: &mut Core<R>, mut record: Record) {
+        drop(Self::unpark_tls(&mut record));
         let age = core.now().saturating_sub(record.opened.ms());
         let chain = self.chain(ChainId(record.chain));
         let tunnel = record.has(flags::TUNNEL);
@@ -418,7 +426,7 @@ impl Gateway {
             Some(Cold::Tunnel(facts)) => {
                 self.account_parked_tunnel(core, facts, endpoint.as_deref())
             }
-            Some(Cold::Codec(_) | Cold::Named(..)) | None => {}
+            Some(Cold::Codec(_) | Cold::Named(..) | Cold::Tls(_)) | None => {}
         }
         if let Some(chain) = chain {
             let http = match &chain.chain.filter {

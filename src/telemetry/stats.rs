@@ -80,9 +80,46 @@ group! {
         counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow
             downstream_global_cx_overflow downstream_cx_reclaimed no_filter_chain_match accept_errors
             downstream_pre_cx_timeout downstream_listener_filter_error
-            downstream_listener_filter_remote_close;
+            downstream_listener_filter_remote_close downstream_cx_transport_socket_connect_timeout;
         gauges: downstream_cx_active downstream_pre_cx_active;
         histograms: downstream_cx_length_ms connections_accepted_per_socket_event;
+    }
+}
+
+/// `listener.<address>.ssl.*` and `cluster.<name>.ssl.*`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct TlsStats {
+    pub connection_error: Counter,
+    pub handshake: Counter,
+    pub session_reused: Counter,
+    pub no_certificate: Counter,
+    pub fail_verify_no_cert: Counter,
+    pub fail_verify_error: Counter,
+    pub fail_verify_san: Counter,
+    pub fail_verify_cert_hash: Counter,
+    /// In the order of [`SUITES`](crate::tls::SUITES).
+    pub ciphers: [Counter; 9],
+    /// TLS 1.2, TLS 1.3.
+    pub versions: [Counter; 2],
+}
+
+impl TlsStats {
+    /// Interns the names below `prefix` (which ends with a dot).
+    pub fn new(names: &dyn Names, prefix: &str) -> Self {
+        let counter = |name: &str| names.counter(&format!("{prefix}ssl.{name}"));
+        Self {
+            connection_error: counter("connection_error"),
+            handshake: counter("handshake"),
+            session_reused: counter("session_reused"),
+            no_certificate: counter("no_certificate"),
+            fail_verify_no_cert: counter("fail_verify_no_cert"),
+            fail_verify_error: counter("fail_verify_error"),
+            fail_verify_san: counter("fail_verify_san"),
+            fail_verify_cert_hash: counter("fail_verify_cert_hash"),
+            ciphers: crate::tls::SUITES.map(|(_, name, _)| counter(&format!("ciphers.{name}"))),
+            versions: ["TLSv1.2", "TLSv1.3"].map(|name| counter(&format!("versions.{name}"))),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod record;
 pub mod server;
 mod session;
 mod tickets;
+pub mod trust;
 pub mod verify;
 pub mod x509;
 

@@ -193,6 +193,12 @@ impl Session {
         self.close_sent
     }
 
+    /// The peer said that it sends no more.
+    #[must_use]
+    pub fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
     /// Gives up what can be made again when the next byte comes.
     pub fn park(&mut self) {
         if let State::Open(open) = &mut self.state {

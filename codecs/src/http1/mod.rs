@@ -68,6 +68,8 @@ pub struct Settings {
     pub custom_methods: bool,
     /// Accept absolute-form targets (Envoy: allow_absolute_url, default true).
     pub allow_absolute_url: bool,
+    /// The connection is encrypted: only then may a target begin with `https://`.
+    pub over_tls: bool,
     /// Forward trailers; otherwise they are read and dropped (Envoy: enable_trailers).
     pub enable_trailers: bool,
     /// `upgrade` tokens (compared without case) that a server may answer with 101. Every well-formed
@@ -89,6 +91,7 @@ impl Default for Settings {
             default_host_for_http_10: None,
             custom_methods: false,
             allow_absolute_url: true,
+            over_tls: false,
             enable_trailers: false,
             upgrades: Vec::new(),
             allow_connect: false,

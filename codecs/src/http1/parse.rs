@@ -165,7 +165,7 @@ fn set_target(
             return Err(invalid_url);
         }
         let (scheme, authority, path) = absolute(target).ok_or(invalid_url)?;
-        if scheme == b"https" {
+        if scheme == b"https" && !settings.over_tls {
             // Nobody encrypted it on its way here.
             return Err(Refusal::new(403, "http1.https_url_on_plaintext_connection"));
         }

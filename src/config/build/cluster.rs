@@ -19,14 +19,15 @@ use moorgate_protos::{Message, Name};
 
 use super::address::{self, Remote};
 use super::bootstrap::{DnsFields, dns};
-use super::{Context, Outcome, health, present, time, upstream};
+use super::{Context, Outcome, health, present, time, tls, upstream};
 use crate::cluster::manager::Definition;
 use crate::cluster::{
     BalancerKind, ClusterConfig, Discovery, DnsFamily, DnsName, DnsSource, Endpoint, HealthTarget,
-    Host, Thresholds,
+    Host, Thresholds, UpstreamTls,
 };
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::SocketOptions;
+use crate::telemetry::stats::TlsStats;
 
 /// Priorities there can be: Envoy's limit.
 const MAX_PRIORITY: u32 = 128;
@@ -58,7 +59,7 @@ pub(super) fn build(
         &path.field("load_assignment"),
     )?;
     let (discovery, endpoints) = discovery(cluster, kind, assignment, context, path)?;
-    let config = config(cluster, assignment, discovery, path)?;
+    let config = config(cluster, assignment, discovery, &stat_name, context, path)?;
     Ok(Definition {
         name,
         stat_name,
@@ -71,8 +72,25 @@ fn config(
     cluster: &Cluster,
     assignment: &ClusterLoadAssignment,
     discovery: Discovery,
+    stat_name: &str,
+    context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<ClusterConfig> {
+    let at = path.field("transport_socket");
+    let tls = tls::upstream(cluster.transport_socket.as_ref(), &at)?;
+    if tls.is_some() && !cluster.health_checks.is_empty() {
+        return Err(path
+            .field("health_checks")
+            .error("are not supported by Moorgate together with TLS"));
+    }
+    let tls = tls.map(|(client, by_host_name)| {
+        let prefix = format!("cluster.{stat_name}.");
+        Arc::new(UpstreamTls {
+            context: client,
+            by_host_name,
+            stats: TlsStats::new(context.builder.names, &prefix),
+        })
+    });
     let defaults = ClusterConfig::default();
     let protocol = upstream::build(cluster, path)?;
     let mut panic_threshold = defaults.panic_threshold;
@@ -132,6 +150,7 @@ fn config(
         health_checks: health::checks(&cluster.health_checks, &path.field("health_checks"))?,
         discovery,
         codec: None,
+        tls,
     })
 }
 

@@ -30,6 +30,7 @@ pub(super) const CONNECT: &str = "connect";
 
 pub(super) fn build(
     message: &HttpConnectionManager,
+    is_tls: bool,
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<Http> {
@@ -52,9 +53,13 @@ pub(super) fn build(
     let common_limit = |value: &Option<_>, default, name: &str| {
         time::or(value.as_ref(), default, &common_path.field(name))
     };
+    let settings = http1::Settings {
+        over_tls: is_tls,
+        ..settings(message, &http1, common, &upgrades, &routes, path)?
+    };
     Ok(Http {
         stat_prefix: stat_prefix.to_owned(),
-        http1: Arc::new(settings(message, &http1, common, &upgrades, &routes, path)?),
+        http1: Arc::new(settings),
         codec: None,
         filters: Vec::new(),
         rules: rules(message, common, router(message, path)?, path)?,
@@ -151,6 +156,7 @@ fn settings(
         upgrades: tokens,
         allow_connect,
         proper_case: upstream::proper_case(http1.header_key_format.as_ref()),
+        over_tls: false,
     })
 }
 

@@ -15,13 +15,15 @@ use moorgate_protos::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use super::address::{self, Local};
 use super::intern::{ChainName, FilterKind};
 use super::{
-    Context, Outcome, access_log, chain_match, http, listener_filters, present, required, time,
+    Context, Outcome, access_log, chain_match, http, listener_filters, present, required, time, tls,
 };
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::{ListenOptions, SocketOptions};
-use crate::proxy::config::{FilterChain, Listener, ListenerId, NetworkFilter, TcpProxy};
+use crate::proxy::config::{
+    DownstreamTls, FilterChain, Listener, ListenerId, NetworkFilter, TcpProxy,
+};
 use crate::route::ClusterName;
-use crate::telemetry::stats::{ListenerStats, TcpStats};
+use crate::telemetry::stats::{ListenerStats, TcpStats, TlsStats};
 
 /// `per_connection_buffer_limit_bytes` where it is not set.
 const BUFFER_LIMIT: u32 = 1 << 20;
@@ -57,7 +59,7 @@ pub(super) fn build(
             .per_connection_buffer_limit_bytes
             .unwrap_or(BUFFER_LIMIT),
         ignore_global_conn_limit: message.ignore_global_conn_limit,
-        chains: chains(message, id, context, path)?,
+        chains: chains(message, id, &stat_prefix, context, path)?,
         chooser: chain_match::build(message, path)?,
         filters: listener_filters::build(message, context, path)?,
         stats: ListenerStats::new(context.builder.names, &format!("listener.{stat_prefix}.")),
@@ -125,6 +127,7 @@ fn listen_options(
 fn chains(
     message: &Message,
     listener: ListenerId,
+    stat_prefix: &str,
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<Vec<Arc<FilterChain>>> {
@@ -138,7 +141,13 @@ fn chains(
             name if !name.is_empty() && named.insert(name) => ChainName::Named(name.to_owned()),
             _ => ChainName::At(index),
         };
-        chains.push(build_chain(chain, place, listener, context, &path)?);
+        chains.push(build_chain(
+            chain,
+            place,
+            (listener, stat_prefix),
+            context,
+            &path,
+        )?);
     }
     if let Some(chain) = &message.default_filter_chain {
         let path = path.field("default_filter_chain");
@@ -146,7 +155,13 @@ fn chains(
             name if !name.is_empty() && named.insert(name) => ChainName::Named(name.to_owned()),
             _ => ChainName::Default,
         };
-        chains.push(build_chain(chain, place, listener, context, &path)?);
+        chains.push(build_chain(
+            chain,
+            place,
+            (listener, stat_prefix),
+            context,
+            &path,
+        )?);
     }
     if chains.is_empty() {
         return Err(list.error("a listener has to have a filter chain"));
@@ -157,10 +172,27 @@ fn chains(
 fn build_chain(
     message: &FilterChainMessage,
     place: ChainName,
-    listener: ListenerId,
+    (listener, stat_prefix): (ListenerId, &str),
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<Arc<FilterChain>> {
+    let tls = tls::downstream(
+        message.transport_socket.as_ref(),
+        &path.field("transport_socket"),
+    )?;
+    let timeout = time::or(
+        message.transport_socket_connect_timeout.as_ref(),
+        0,
+        &path.field("transport_socket_connect_timeout"),
+    )?;
+    let tls = tls.map(|context_of| {
+        let prefix = format!("listener.{stat_prefix}.");
+        Arc::new(DownstreamTls {
+            context: context_of,
+            handshake_timeout_ms: timeout,
+            stats: TlsStats::new(context.builder.names, &prefix),
+        })
+    });
     let filters = path.field("filters");
     let [filter] = message.filters.as_slice() else {
         return Err(filters.error("has to have one filter, and that ends the chain"));
@@ -177,12 +209,13 @@ fn build_chain(
         (NetworkFilter::Tcp(Arc::new(tcp)), FilterKind::Tcp)
     } else {
         let manager: HttpConnectionManager = unpack(any, &path)?;
-        let http = http::build(&manager, context, &path)?;
+        let http = http::build(&manager, tls.is_some(), context, &path)?;
         (NetworkFilter::Http(Arc::new(http)), FilterKind::Http)
     };
     Ok(Arc::new(FilterChain {
         id: context.builder.ids.chain(listener, place, kind),
         name: message.name.clone(),
+        tls,
         filter,
     }))
 }

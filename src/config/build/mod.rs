@@ -25,6 +25,7 @@ mod listener;
 mod listener_filters;
 mod route;
 mod time;
+mod tls;
 mod upstream;
 
 #[cfg(test)]

@@ -4,9 +4,6 @@ use super::Rule::{Ignored, Off, On, Runtime, Types, Values, Yes};
 use super::Support;
 use super::access_log::ACCESS_LOGS;
 
-/// The only transport socket: bytes as they are.
-const TRANSPORT_SOCKETS: &[&str] = &["envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"];
-
 /// Resolver settings; the resolver itself is always our own.
 pub(super) const DNS_RESOLVERS: &[&str] =
     &["envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"];
@@ -151,14 +148,6 @@ pub(super) static TABLES: &[Support] = &[
         message: "envoy.config.core.v3.TypedExtensionConfig",
         // What may be in it depends on where it stands.
         fields: &[("name", Yes), ("typed_config", Types(&[]))],
-    },
-    Support {
-        message: "envoy.config.core.v3.TransportSocket",
-        fields: &[("name", Yes), ("typed_config", Types(TRANSPORT_SOCKETS))],
-    },
-    Support {
-        message: "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
-        fields: &[],
     },
     Support {
         message: "envoy.extensions.regex_engines.v3.GoogleRE2",

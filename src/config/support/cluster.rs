@@ -55,7 +55,7 @@ pub(super) static TABLES: &[Support] = &[
             ("use_tcp_for_dns_lookups", Yes),
             ("upstream_bind_config", Yes),
             ("upstream_connection_options", Yes),
-            ("transport_socket", Yes),
+            ("transport_socket", Types(super::tls::UPSTREAM)),
             ("close_connections_on_host_health_failure", Off),
             ("connection_pool_per_downstream_connection", Off),
             ("track_timeout_budgets", Off),

@@ -62,11 +62,10 @@ pub(super) static TABLES: &[Support] = &[
             ("name", Yes),
             ("filter_chain_match", Yes),
             ("filters", Yes),
-            ("transport_socket", Yes),
+            ("transport_socket", Types(super::tls::DOWNSTREAM)),
             ("use_proxy_proto", Off),
             ("metadata", Ignored),
-            // A plain socket is connected as soon as it is accepted.
-            ("transport_socket_connect_timeout", Ignored),
+            ("transport_socket_connect_timeout", Yes),
         ],
     },
     Support {

@@ -12,6 +12,7 @@ mod document;
 mod http;
 mod listener;
 mod route;
+mod tls;
 
 /// What happens to a field that is set.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,7 @@ pub(super) fn tables() -> impl Iterator<Item = &'static Support> {
         route::TABLES,
         cluster::TABLES,
         access_log::TABLES,
+        tls::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -183,6 +183,7 @@ impl Bed {
         let chain = FilterChain {
             id: ChainId(number as u32),
             name: String::new(),
+            tls: None,
             filter,
         };
         Arc::new(Listener {
