@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod engine;
 pub mod filter;
+pub mod grpc;
 pub mod proxy;
 pub mod route;
 pub mod server;

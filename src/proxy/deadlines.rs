@@ -281,7 +281,7 @@ impl Gateway {
             .endpoint
             .as_ref()
             .map(|endpoint| endpoint.cluster.stats);
-        if passed(stream.started_ms, http.max_stream_duration_ms) {
+        if passed(stream.started_ms, stream.timeouts.stream_ms) {
             self.stats
                 .inc(http.stats.downstream_rq_max_duration_reached);
             self.fail(core, key, LocalReply::MaxDuration { complete });

@@ -311,7 +311,13 @@ impl Gateway {
                 });
             }
             if let Some(trailers) = trailers {
-                self.events.give_head(trailers);
+                match self.stream_mut(key) {
+                    // The log has not seen them yet.
+                    Some(stream) if way == Way::Response && !stream.http.access_logs.is_empty() => {
+                        stream.response.trailers = Some(trailers);
+                    }
+                    _ => self.events.give_head(trailers),
+                }
             }
         }
         self.settle(core, key, way);

@@ -6,7 +6,7 @@ use moorgate_codecs::{Head, HeadKind, ResetReason, Shape};
 
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
-use super::http::local_reply::{LocalReply, UpstreamFailure};
+use super::http::local_reply::{self, LocalReply, UpstreamFailure};
 use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
@@ -72,20 +72,17 @@ impl Gateway {
         stream.pending = None;
         stream.hold_body = None;
         stream.retry_at = None;
-        stream.status = reply.status;
         let id = stream.client_id;
         let mut head = self.events.take_head();
         head.kind = HeadKind::Response;
-        head.status = reply.status;
-        if !reply.body.is_empty() {
-            head.push(b"content-type", b"text/plain");
-        }
-        for (name, value) in &reply.headers {
-            head.set(name, value);
-        }
-        head.content_length = Some(reply.body.len() as u64);
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        let full = local_reply::write_head(&reply, stream.head.as_deref(), &mut head);
+        stream.status = head.status;
         self.apply_response_rules(core, key, &mut head, source);
-        self.send_own(core, key, client, id, head, &reply.body);
+        let body: &[u8] = if full { &reply.body } else { b"" };
+        self.send_own(core, key, client, id, head, body);
     }
 
     fn send_own<R: Reactor>(

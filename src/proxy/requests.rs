@@ -358,12 +358,8 @@ impl Gateway {
                 self.reply(core, key, reply, 0, Source::Router);
             }
             Action::Forward(forward) => {
-                if stream.upgrade && !Self::upgrade_allowed(&http.upgrades, &forward.upgrades, head)
-                {
-                    self.stats.inc(http.stats.downstream_rq_ws_on_non_ws_route);
-                    self.fail(core, key, LocalReply::UpgradeRefused);
-                    return;
-                }
+                let refused = stream.upgrade
+                    && !Self::upgrade_allowed(&http.upgrades, &forward.upgrades, head);
                 let mut weighted = None;
                 let cluster = match forward.pick(head, random) {
                     RoutePick::Cluster(name) => Some(name.id),
@@ -378,6 +374,11 @@ impl Gateway {
                     return;
                 };
                 stream.cluster = cluster;
+                if refused {
+                    self.stats.inc(http.stats.downstream_rq_ws_on_non_ws_route);
+                    self.fail(core, key, LocalReply::UpgradeRefused);
+                    return;
+                }
                 stream.weighted = weighted;
                 stream.high_priority = forward.high_priority;
                 stream.auto_host_rewrite = forward.auto_host_rewrite;

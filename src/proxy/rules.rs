@@ -83,7 +83,10 @@ impl Gateway {
             forward,
             policy.map(|policy| &**policy),
             envoy,
+            http.max_stream_duration_ms,
         );
+        let buffer = &mut self.scratch.bytes;
+        router_rules::set_stream_limit(head, &forward.limits, &stream.timeouts, buffer);
         stream.retry = RetryState::new(policy, head, envoy);
         if envoy {
             router_rules::strip_controls(head, &http.rules);
@@ -127,7 +130,12 @@ impl Gateway {
             end => now.saturating_sub(end),
         };
         let rules = &stream.http.rules;
-        router_rules::set_expected_timeout(head, rules, &stream.timeouts, elapsed, buffer);
+        let limits = match stream.route.as_ref().map(|route| &route.action) {
+            Some(Action::Forward(forward)) => Some(&forward.limits),
+            _ => None,
+        };
+        let timeouts = &stream.timeouts;
+        router_rules::set_expected_timeout(head, rules, timeouts, limits, elapsed, buffer);
         if let Some(route) = &stream.route
             && route.host.include_request_attempt_count
         {

@@ -172,7 +172,7 @@ struct Rare {
     response_end: u64,
     /// Remainders of codecs that keep more than HTTP/1 does.
     long_codecs: Option<(Compact, Compact)>,
-    /// Timeouts and the idle timeout, where one does not fit in 32 bits.
+    /// Timeouts and the idle timeout, where one does not fit in 32 bits or is the route's own.
     long_timeouts: Option<(Timeouts, u64)>,
 }
 
@@ -303,7 +303,9 @@ impl Silent {
             idle_timeout_ms,
         ];
         let narrow = wide.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
-        let fits = wide.iter().all(|ms| u32::try_from(*ms).is_ok());
+        // Few routes have a duration of their own: the others' is the connection manager's.
+        let fits = wide.iter().all(|ms| u32::try_from(*ms).is_ok())
+            && timeouts.stream_ms == http.max_stream_duration_ms;
         let mut bits = 0;
         for (on, bit) in [
             (request.done, bit::REQUEST_DONE),
@@ -402,6 +404,7 @@ impl Silent {
                     per_try_ms: per_try,
                     per_try_idle_ms: per_try_idle,
                     max_stream_ms: max_stream,
+                    stream_ms: self.http.max_stream_duration_ms,
                     alt_response: self.more_bits & more::ALT_RESPONSE != 0,
                 },
                 u64::from(self.idle_timeout),

@@ -171,6 +171,7 @@ impl std::fmt::Debug for Stream {
 
 impl Stream {
     pub(super) fn new(client: Key, client_id: StreamId, http: Arc<Http>, now: u64) -> Self {
+        let stream_ms = http.max_stream_duration_ms;
         Self {
             timer: TimerLink::default(),
             client: Client::Resident(client),
@@ -209,7 +210,10 @@ impl Stream {
             attempts: 0,
             started_ms: now,
             active_ms: now,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts {
+                stream_ms,
+                ..Timeouts::default()
+            },
             envoy_headers: false,
             wants_request_id: false,
             internal_client: false,
@@ -301,7 +305,7 @@ impl Stream {
             }
         };
         at(self.active_ms, self.idle_timeout_ms);
-        at(self.started_ms, self.http.max_stream_duration_ms);
+        at(self.started_ms, self.timeouts.stream_ms);
         if self.request.done {
             if self.asked_all() && !self.response.sent {
                 at(self.times.request_end, self.timeouts.global_ms);

@@ -90,7 +90,10 @@ impl Facts {
     pub(super) fn max_duration_ms(&self) -> u64 {
         match &self.origin {
             Origin::Tcp(tcp) => tcp.max_connection_duration_ms,
-            Origin::Upgrade(http) => http.max_stream_duration_ms,
+            Origin::Upgrade(http) => match &self.stream {
+                Some(stream) => stream.timeouts.stream_ms,
+                None => http.max_stream_duration_ms,
+            },
         }
     }
 }

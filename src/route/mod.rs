@@ -104,6 +104,26 @@ pub struct Forward {
     pub upgrades: Vec<(String, bool)>,
     /// CONNECT is terminated here and its payload forwarded (`connect_config`).
     pub terminate_connect: bool,
+    /// How long a stream may live, and what gRPC clients have to say about it.
+    pub limits: StreamLimits,
+}
+
+/// `max_stream_duration` of a route, and the older `max_grpc_timeout`. Times are in ms; a maximum of 0
+/// is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// `max_stream_duration` is set, whatever it says: the route's timeout does not hold.
+    pub bounds_stream: bool,
+    /// Life of a stream, in place of the connection manager's.
+    pub max_stream_ms: Option<u64>,
+    /// `grpc-timeout` of the request is its life, up to this.
+    pub max_grpc_stream_ms: Option<u64>,
+    /// Subtracted from that.
+    pub grpc_stream_offset_ms: u64,
+    /// `grpc-timeout` of a gRPC request is the timeout of its response, up to this.
+    pub max_grpc_ms: Option<u64>,
+    /// Subtracted from that.
+    pub grpc_offset_ms: u64,
 }
 
 /// Cluster of a route.

@@ -1,5 +1,6 @@
 //! Route tables as a whole: lookup, order of operations, picking clusters.
 
+use super::StreamLimits;
 use super::formatter::tests::with_facts;
 use super::matcher::ValueMatch;
 use super::*;
@@ -34,6 +35,7 @@ fn forward(target: Target) -> Forward {
         high_priority: false,
         upgrades: Vec::new(),
         terminate_connect: false,
+        limits: StreamLimits::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 use moorgate_codecs::{Head, Version};
 
 use crate::engine::reactor::Addr;
+use crate::grpc;
 
 /// When things happened, in microseconds since the start of the stream or connection.
 /// `None`: it did not happen.
@@ -110,6 +111,19 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// The gRPC status of a gRPC request: from the trailers, else the head, else the HTTP status. `None`:
+    /// there is none; `Some(None)`: it is no number.
+    #[must_use]
+    pub fn grpc_status(&self) -> Option<Option<u64>> {
+        self.request.filter(|request| grpc::is_grpc(request))?;
+        let said = |head: Option<&Head>| head.and_then(grpc::status);
+        let by_http =
+            || (self.status > 0).then(|| Some(u64::from(grpc::status_of_http(self.status))));
+        said(self.trailers)
+            .or_else(|| said(self.response))
+            .or_else(by_http)
+    }
+
     /// Microseconds from start to end, as far as it went.
     #[must_use]
     pub fn duration_us(&self) -> Option<u64> {

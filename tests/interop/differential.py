@@ -33,6 +33,11 @@ def get(target, *headers, host="gateway.example"):
     return request("GET", target, headers, host=host)
 
 
+def grpc(target, *headers, method="POST"):
+    headers = ["Content-Type: application/grpc+proto", "TE: trailers", *headers]
+    return request(method, target, headers, body=b"" if method == "GET" else b"\0\0\0\0\1x")
+
+
 def raw(text):
     return text.encode("latin-1")
 
@@ -232,6 +237,48 @@ CASES = [
     Case("stream that lasts too long", get("/large/slow/1500"), listener="limits"),
     Case("answer that lasts too long", get("/stall"), listener="limits"),
     Case("custom method", request("BREW", "/"), listener="limits"),
+    # gRPC.
+    *(Case(f"grpc: {name}", grpc(target, *fields, method=method), method=method, listener="grpc")
+      for name, method, target, *fields in (
+        ("answer", "POST", "/known/grpc/0"),
+        ("answer with an error", "POST", "/known/grpc/5"),
+        ("answer with a status that is none", "POST", "/known/grpc/99"),
+        ("trailers only", "POST", "/known/grpc/16/only"),
+        ("answer without a status", "POST", "/known/echo"),
+        ("http error of the upstream", "POST", "/known/status/503"),
+        ("no route", "POST", "/"),
+        ("direct response", "POST", "/direct"),
+        ("redirect", "POST", "/redirect"),
+        ("connection refused", "POST", "/dead"),
+        ("no endpoint", "POST", "/empty-cluster"),
+        ("breaker open", "GET", "/full"),
+        ("no cluster", "POST", "/nowhere"),
+        ("upstream resets", "POST", "/known/reset"),
+        ("malformed answer", "POST", "/known/malformed/not-http"),
+        ("upgrade refused", "POST", "/known/", "Connection: upgrade", "Upgrade: websocket"),
+        ("bad path", "POST", "/known/%00"),
+        ("route timeout", "POST", "/timeout/slow/1500"),
+        ("stream duration", "POST", "/lasts/slow/1500"),
+        ("stream duration in the answer", "POST", "/lasts/stall"),
+        ("time asked for", "POST", "/asked/slow/1500", "grpc-timeout: 200m"),
+        ("time asked for, above the most", "POST", "/asked/slow/1500", "grpc-timeout: 1H"),
+        ("time asked for, none", "POST", "/asked/slow/300"),
+        ("time asked for, nothing", "POST", "/asked/slow/1500", "grpc-timeout: 0m"),
+        ("time asked for, malformed", "POST", "/asked/slow/300", "grpc-timeout: 20"),
+        ("older timeout", "POST", "/older/slow/1500", "grpc-timeout: 200000u"),
+        ("older timeout, above the most", "POST", "/older/slow/1500", "grpc-timeout: 9S"),
+        ("older timeout, none", "POST", "/older/slow/1500"),
+        ("retried, trailers only", "POST", "/retried/grpc/14/only"),
+        ("not retried", "POST", "/retried/grpc/3/only"),
+        ("not retried, trailers", "POST", "/retried/grpc/14"),
+      )),
+    Case("grpc: stream duration of all", grpc("/large/echo"), listener="limits"),
+    Case("not grpc: time asked for", request("POST", "/asked/slow/1500", ["grpc-timeout: 200m"]),
+         listener="grpc"),
+    Case("not grpc: older timeout", request("POST", "/older/slow/600", ["grpc-timeout: 200m"]),
+         listener="grpc"),
+    Case("grpc-web is not grpc", request("POST", "/", ["content-type: application/grpc-web"]),
+         listener="grpc"),
     # HTTP/1.0.
     Case("1.0 refused", raw("GET / HTTP/1.0\r\nHost: gateway.example\r\n\r\n")),
     Case("1.0 without host", raw("GET / HTTP/1.0\r\n\r\n"), listener="http10"),

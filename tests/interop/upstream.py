@@ -158,6 +158,14 @@ class _Connection:
         elif kind == "chunked":
             self.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n",
                       "5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nx-sum: 42\r\n\r\n")
+        elif kind == "grpc":  # grpc/STATUS with a message and trailers, grpc/STATUS/only without
+            fields = f"grpc-status: {argument}\r\nx-sum: 7\r\n"
+            head = "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n"
+            if path[2] == "only":
+                self.send(f"{head}{fields}content-length: 0\r\n\r\n")
+            else:
+                self.send(f"{head}transfer-encoding: chunked\r\n\r\n",
+                          f"7\r\n\0\0\0\0\2hi\r\n0\r\n{fields}\r\n")
         elif kind == "until-close":
             self.send("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nuntil the end")
             return False

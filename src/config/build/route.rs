@@ -9,7 +9,8 @@ use moorgate_protos::envoy::config::route::v3::redirect_action::{
 };
 use moorgate_protos::envoy::config::route::v3::route::Action as ActionKind;
 use moorgate_protos::envoy::config::route::v3::route_action::{
-    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration,
+    UpgradeConfig,
 };
 use moorgate_protos::envoy::config::route::v3::route_match::PathSpecifier;
 use moorgate_protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
@@ -27,8 +28,8 @@ use crate::config::FieldPath;
 use crate::route::matcher::Fraction;
 use crate::route::{
     Action, ClusterName, Direct, Forward, Matcher, NewRoute, PathMatch, PathRewrite,
-    QueryCondition, QueryMatch, Redirect, RequireTls, RetryOn, RetryPolicy, RouteTable, Target,
-    VirtualHost, WeightedCluster,
+    QueryCondition, QueryMatch, Redirect, RequireTls, RetryOn, RetryPolicy, RouteTable,
+    StreamLimits, Target, VirtualHost, WeightedCluster,
 };
 
 /// `timeout` of a route where it is not set.
@@ -314,6 +315,7 @@ impl Table<'_> {
                 .upgrade_configs
                 .iter()
                 .any(|config| config.connect_config.is_some()),
+            limits: limits(message, path)?,
         })
     }
 
@@ -549,4 +551,33 @@ fn avoid_previous_hosts(message: &RetryMessage, path: &FieldPath<'_>) -> Outcome
         return Ok(0);
     }
     Ok(attempts.max(1))
+}
+
+/// How long streams may live.
+fn limits(message: &RouteAction, path: &FieldPath<'_>) -> Outcome<StreamLimits> {
+    let own = message.max_stream_duration.as_ref();
+    let nothing = MaxStreamDuration::default();
+    let stream = own.unwrap_or(&nothing);
+    let at = path.field("max_stream_duration");
+    let optional = |value: &Option<_>, path: &FieldPath<'_>, name: &str| {
+        time::optional(value.as_ref(), &path.field(name))
+    };
+    Ok(StreamLimits {
+        bounds_stream: own.is_some(),
+        max_stream_ms: optional(&stream.max_stream_duration, &at, "max_stream_duration")?,
+        max_grpc_stream_ms: optional(
+            &stream.grpc_timeout_header_max,
+            &at,
+            "grpc_timeout_header_max",
+        )?,
+        grpc_stream_offset_ms: optional(
+            &stream.grpc_timeout_header_offset,
+            &at,
+            "grpc_timeout_header_offset",
+        )?
+        .unwrap_or(0),
+        max_grpc_ms: optional(&message.max_grpc_timeout, path, "max_grpc_timeout")?,
+        grpc_offset_ms: optional(&message.grpc_timeout_offset, path, "grpc_timeout_offset")?
+            .unwrap_or(0),
+    })
 }

@@ -331,6 +331,11 @@ fn errors_name_the_exact_field() {
         "is less than base_interval",
     );
     route(
+        "route: {cluster: a, max_stream_duration: {grpc_timeout_header_max: -1s}}",
+        ".route.max_stream_duration.grpc_timeout_header_max",
+        "is no duration of 0 s or more",
+    );
+    route(
         "direct_response: {status: 99}",
         ".direct_response.status",
         "has to be between 200 and 599",

@@ -135,6 +135,17 @@ pub(super) static TABLES: &[Support] = &[
             ("retry_policy", Yes),
             ("priority", Yes),
             ("upgrade_configs", Yes),
+            ("max_stream_duration", Yes),
+            ("max_grpc_timeout", Yes),
+            ("grpc_timeout_offset", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.config.route.v3.RouteAction.MaxStreamDuration",
+        fields: &[
+            ("max_stream_duration", Yes),
+            ("grpc_timeout_header_max", Yes),
+            ("grpc_timeout_header_offset", Yes),
         ],
     },
     Support {

@@ -6,6 +6,7 @@
 use moorgate_codecs::Head;
 
 use crate::filter::Reply;
+use crate::grpc;
 use crate::telemetry::flags;
 
 /// Why an upstream gave no response.
@@ -318,6 +319,10 @@ impl LocalReply {
         {
             headers.push((b"location".to_vec(), request.path().to_vec()));
         }
+        if matches!(self, Self::MaxDuration { .. }) && request.is_some_and(grpc::is_grpc) {
+            let status = grpc::DEADLINE_EXCEEDED.to_string();
+            headers.push((b"grpc-status".to_vec(), status.into_bytes()));
+        }
         Reply {
             status: self.status(),
             body: self.body().concat().into_bytes(),
@@ -325,6 +330,41 @@ impl LocalReply {
             details: self.details(),
         }
     }
+}
+
+/// The head of our own answer. To a gRPC request it says everything: status 200, and in `grpc-status` and
+/// `grpc-message` what the status and the body would have said (trailers-only, as Envoy does it).
+/// Returns whether the body is to follow.
+pub fn write_head(reply: &Reply, request: Option<&Head>, head: &mut Head) -> bool {
+    head.status = reply.status;
+    let grpc = request.filter(|request| grpc::is_grpc(request));
+    let content_type: &[u8] = match grpc {
+        Some(_) => grpc::CONTENT_TYPE,
+        None if reply.body.is_empty() => b"",
+        None => b"text/plain",
+    };
+    if !content_type.is_empty() {
+        head.push(b"content-type", content_type);
+    }
+    for (name, value) in &reply.headers {
+        head.set(name, value);
+    }
+    let Some(request) = grpc else {
+        head.content_length = Some(reply.body.len() as u64);
+        return !reply.body.is_empty();
+    };
+    head.status = 200;
+    head.set(b"content-type", grpc::CONTENT_TYPE);
+    if head.get(b"grpc-status").is_none() {
+        let status = grpc::status_of_http(reply.status).to_string();
+        head.push(b"grpc-status", status.as_bytes());
+    }
+    if !reply.body.is_empty() && request.method() != b"HEAD" {
+        let mut message = Vec::new();
+        grpc::push_message(&mut message, &reply.body);
+        head.push(b"grpc-message", &message);
+    }
+    false
 }
 
 /// The reason phrase of a status that a codec can give.
@@ -527,5 +567,59 @@ mod tests {
         );
         assert!(!LocalReply::NoRoute.closes());
         assert!(!LocalReply::NormalizedPath.closes());
+    }
+
+    #[test]
+    fn grpc_clients_are_answered_in_their_terms() {
+        let request = |method: &[u8]| {
+            let mut head = Head::new();
+            head.set_method(method);
+            head.push(b"content-type", b"application/grpc+proto");
+            head
+        };
+        let written = |reply: LocalReply, request: &Head| {
+            let mut head = Head::new();
+            let reply = reply.to_reply(Some(request), false);
+            assert!(!write_head(&reply, Some(request), &mut head));
+            assert_eq!((head.status, head.content_length), (200, None));
+            assert_eq!(head.get(b"content-type"), Some(&b"application/grpc"[..]));
+            let text = |name| {
+                head.get(name)
+                    .map(|value| String::from_utf8_lossy(value).into_owned())
+            };
+            (text(b"grpc-status"), text(b"grpc-message"))
+        };
+        let post = request(b"POST");
+        for (reply, status, message) in [
+            (LocalReply::NoRoute, "12", None),
+            (
+                LocalReply::NoHealthyUpstream,
+                "14",
+                Some("no healthy upstream"),
+            ),
+            (LocalReply::UpgradeRefused, "7", None),
+            (LocalReply::PayloadTooLarge, "2", Some("Payload Too Large")),
+            (
+                LocalReply::UpstreamTimeout { alt: false },
+                "14",
+                Some("upstream request timeout"),
+            ),
+            (
+                LocalReply::MaxDuration { complete: true },
+                "4",
+                Some("downstream duration timeout"),
+            ),
+        ] {
+            let (got, text) = written(reply, &post);
+            assert_eq!(
+                (got.as_deref(), text.as_deref()),
+                (Some(status), message),
+                "{reply:?}"
+            );
+        }
+        assert_eq!(
+            written(LocalReply::NoHealthyUpstream, &request(b"HEAD")).1,
+            None
+        );
     }
 }

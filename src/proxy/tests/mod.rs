@@ -57,6 +57,7 @@ pub(crate) struct HttpPlan {
     pub(crate) retry: Option<Arc<crate::route::RetryPolicy>>,
     pub(crate) buffer_limit: u32,
     pub(crate) upgrades: Vec<(String, bool)>,
+    pub(crate) limits: crate::route::StreamLimits,
 }
 
 impl Default for HttpPlan {
@@ -70,6 +71,7 @@ impl Default for HttpPlan {
             retry: None,
             buffer_limit: 1 << 20,
             upgrades: Vec::new(),
+            limits: crate::route::StreamLimits::default(),
         }
     }
 }
@@ -222,6 +224,7 @@ impl Bed {
             high_priority: false,
             upgrades: Vec::new(),
             terminate_connect: false,
+            limits: plan.limits,
         };
         let route = NewRoute {
             name: "r".to_owned(),

@@ -10,6 +10,7 @@ use moorgate_codecs::{Head, Version};
 use super::time::{TimeFormat, padded};
 use super::{Environment, Out, Utf8Writer};
 use crate::engine::reactor::Addr;
+use crate::grpc;
 use crate::telemetry::flags;
 use crate::telemetry::record::Record;
 
@@ -85,6 +86,14 @@ pub(crate) enum Text {
     StreamId,
 }
 
+/// How `%GRPC_STATUS%` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcForm {
+    Camel,
+    Snake,
+    Number,
+}
+
 /// An operator with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Operator {
@@ -100,6 +109,7 @@ pub(crate) enum Operator {
     Flags {
         long: bool,
     },
+    GrpcStatus(GrpcForm),
     Protocol,
     UpstreamProtocol,
     Address(Place, Part),
@@ -151,6 +161,17 @@ pub(crate) fn parse(
                 )),
             };
         }
+        "GRPC_STATUS" => {
+            return match arguments {
+                None | Some("" | "CAMEL_STRING") => Ok(Operator::GrpcStatus(GrpcForm::Camel)),
+                Some("SNAKE_STRING") => Ok(Operator::GrpcStatus(GrpcForm::Snake)),
+                Some("NUMBER") => Ok(Operator::GrpcStatus(GrpcForm::Number)),
+                Some(other) => Err(format!(
+                    "%GRPC_STATUS({other})%: only CAMEL_STRING, SNAKE_STRING and NUMBER are known"
+                )),
+            };
+        }
+        "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcForm::Number),
         "HOSTNAME" => Operator::Constant(Some(environment.hostname.into())),
         "PROTOCOL" => Operator::Protocol,
         "UPSTREAM_PROTOCOL" => Operator::UpstreamProtocol,
@@ -371,6 +392,11 @@ impl Operator {
                 };
                 Some(port)
             }
+            // What is no number is shown as the text -1.
+            Self::GrpcStatus(GrpcForm::Number) => match record.grpc_status() {
+                Some(status) => status.map(Some),
+                None => Some(None),
+            },
             _ => None,
         }
     }
@@ -414,6 +440,18 @@ impl Operator {
                 }
                 return true;
             }
+            Self::GrpcStatus(form) => match record.grpc_status() {
+                None => "",
+                Some(None) => "-1",
+                Some(Some(status)) => match (grpc::name(status), form) {
+                    (Some((_, snake)), GrpcForm::Snake) => snake,
+                    (Some((camel, _)), _) => camel,
+                    (None, _) => {
+                        padded(status, 1, b'0', out);
+                        return true;
+                    }
+                },
+            },
             Self::Protocol => record.protocol.and_then(version).unwrap_or_default(),
             Self::UpstreamProtocol => record
                 .upstream_protocol

@@ -262,3 +262,43 @@ fn formats_say_what_to_keep() {
     assert_eq!(text(DEFAULT, &record), whole);
     assert_eq!(kept.len(), 1);
 }
+
+#[test]
+fn grpc_statuses() {
+    let facts = Facts::new();
+    let mut request = Head::new();
+    request.push(b"content-type", b"application/grpc");
+    let head = |status: &str| {
+        let mut head = Head::new();
+        head.push(b"grpc-status", status.as_bytes());
+        head
+    };
+    let format =
+        "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER%\n";
+    let none = facts.record();
+    assert_eq!(text(format, &none), "- - - -\n", "not gRPC");
+    for (trailers, response, status, expected) in [
+        (Some("0"), None, 200, "OK OK 0 0\n"),
+        (Some("1"), Some("2"), 200, "Canceled CANCELLED 1 1\n"),
+        (
+            None,
+            Some("4"),
+            200,
+            "DeadlineExceeded DEADLINE_EXCEEDED 4 4\n",
+        ),
+        (None, None, 503, "Unavailable UNAVAILABLE 14 14\n"),
+        (Some("99"), None, 200, "99 99 99 99\n"),
+        (Some("x"), None, 200, "-1 -1 -1 -1\n"),
+        (None, None, 0, "- - - -\n"),
+    ] {
+        let (trailers, response) = (trailers.map(head), response.map(head));
+        let record = Record {
+            request: Some(&request),
+            response: response.as_ref(),
+            trailers: trailers.as_ref(),
+            status,
+            ..facts.record()
+        };
+        assert_eq!(text(format, &record), expected);
+    }
+}
