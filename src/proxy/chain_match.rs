@@ -7,7 +7,7 @@
 //! sockets nor where the facts come from.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustc_hash::FxHashMap;
 
@@ -280,16 +280,18 @@ fn by_source(types: &Sources, facts: &Facts<'_>) -> Option<usize> {
     ports.get(&port).or_else(|| ports.get(&ANY_PORT)).copied()
 }
 
-/// From this machine: over a Unix socket, a loopback address, or the address it is for.
+/// From this machine: over a Unix socket, a loopback address, or the address it is for. The loopback
+/// addresses are 127.0.0.1 and ::1 alone, as in Envoy.
 fn is_local(facts: &Facts<'_>) -> bool {
-    match (facts.remote, facts.local) {
-        (Addr::Unix(_), _) => true,
-        (Addr::Ip(remote), Addr::Ip(local)) => {
-            let remote = remote.ip().to_canonical();
-            remote.is_loopback() || remote == local.ip().to_canonical()
-        }
-        (Addr::Ip(remote), Addr::Unix(_)) => remote.ip().to_canonical().is_loopback(),
-    }
+    let Addr::Ip(remote) = facts.remote else {
+        return true;
+    };
+    let remote = remote.ip().to_canonical();
+    let same = match facts.local {
+        Addr::Ip(local) => remote == local.ip().to_canonical(),
+        Addr::Unix(_) => false,
+    };
+    same || remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST
 }
 
 #[cfg(test)]
@@ -555,6 +557,7 @@ mod tests {
         for (remote, chain, without_external) in [
             ("127.0.0.1:9", 1, 1),
             ("[::1]:9", 1, 1),
+            ("127.0.0.2:9", 2, 0),
             ("[::ffff:127.0.0.1]:9", 1, 1),
             ("192.0.2.10:9", 1, 1),
             ("192.0.2.11:9", 2, 0),

@@ -189,12 +189,11 @@ impl ProxyProtocol {
             }
             proxy::Found::Header(header) => {
                 let counters = of(header.version);
+                stats.inc(counters.found);
                 if !self.versions[usize::from(header.version == proxy::Version::V2)] {
                     stats.inc(counters.disallowed);
-                    stats.inc(self.errors);
                     return Verdict::Close;
                 }
-                stats.inc(counters.found);
                 if let Some((remote, local)) = header.addresses {
                     found.remote = Some(Addr::Ip(remote));
                     found.local = Some(Addr::Ip(local));

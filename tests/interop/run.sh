@@ -9,7 +9,8 @@ run() { echo "== $*"; "$@" || { echo "== FAILED: $*"; bad=$((bad + 1)); }; }
 run python3 -m unittest discover -s tests/interop
 run python3 tests/interop/smuggling.py
 run python3 tests/interop/differential.py
+run python3 tests/interop/chains.py
 run python3 tests/interop/admin_shapes.py
 run tests/interop/validate_examples.sh
-echo "interop: $bad of 5 scripts failed"
+echo "interop: $bad of 6 scripts failed"
 [ "$bad" -eq 0 ]

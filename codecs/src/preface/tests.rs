@@ -136,6 +136,7 @@ fn http_is_told_by_its_first_line() {
         (&b"GET / HTTP/1.1\r"[..], Http11),
         (b"M-SEARCH * HTTP/1.1\n", Http11),
         (b"CONNECT a:1 HTTP/1.1\r", Http11),
+        (b"brew pot HTTP/1.1\r", Http11),
         (b"GET /a b HTTP/1.0\r", Http10),
         (b"POST /caf\xe9 HTTP/0.9\r", Http10),
         (b"PRI * HTTP/2", Http2),
@@ -144,15 +145,15 @@ fn http_is_told_by_its_first_line() {
         assert_eq!(http::parse(bytes), found, "{bytes:?}");
     }
     for bytes in [
-        &b"GETS"[..],
-        b"get / HTTP/1.1\r\n",
+        &b"GET\r\n"[..],
+        b"G(T",
         b"GET /\r\n",
         b"GET / HTTP/1.\r\n",
         b"GET HTTP/1.1\r\n",
         b"GET /\0",
         b"\r\n",
         b"\x16",
-        b"PRI * HTTP/3",
+        b"PRI * HTTP/3\r",
         b" / HTTP/1.1\r\n",
     ] {
         assert_eq!(http::parse(bytes), http::Found::NotHttp, "{bytes:?}");

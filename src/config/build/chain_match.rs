@@ -46,21 +46,6 @@ pub(super) fn build(message: &Message, path: &FieldPath<'_>) -> Outcome<Option<B
     Ok(Some(Box::new(chooser)))
 }
 
-/// Some chain asks for what only a TLS hello can tell, in Envoy's words.
-pub(super) fn needs_hello(message: &Message) -> bool {
-    message.filter_chains.iter().any(|chain| {
-        chain.filter_chain_match.as_ref().is_some_and(|conditions| {
-            let named =
-                !conditions.server_names.is_empty() || !conditions.application_protocols.is_empty();
-            match conditions.transport_protocol.as_str() {
-                "tls" => true,
-                "" => named,
-                _ => false,
-            }
-        })
-    })
-}
-
 fn conditions_of(message: &FilterChainMatch, path: &FieldPath<'_>) -> Outcome<Match> {
     let destination_port = message
         .destination_port

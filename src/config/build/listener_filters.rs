@@ -9,7 +9,7 @@ use moorgate_protos::envoy::extensions::filters::listener::original_dst::v3::Ori
 use moorgate_protos::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol as Proxy;
 use moorgate_protos::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
-use super::{Context, Outcome, chain_match, required, time};
+use super::{Context, Outcome, required, time};
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::proxy::config::{ListenerFilter, ListenerFilters, ProxyProtocol};
 use crate::telemetry::stats::{
@@ -28,7 +28,7 @@ pub(super) fn build(
 ) -> Outcome<Option<Box<ListenerFilters>>> {
     let at = path.field("listener_filters");
     let filters = message.listener_filters.iter().enumerate();
-    let mut list = filters
+    let list = filters
         .map(|(index, filter)| one(filter, context, &at.index(index)))
         .collect::<Outcome<Vec<_>>>()?;
     let timeout_ms = time::or(
@@ -36,11 +36,6 @@ pub(super) fn build(
         TIMEOUT_MS,
         &path.field("listener_filters_timeout"),
     )?;
-    let looks = |filter: &ListenerFilter| matches!(filter, ListenerFilter::Tls { .. });
-    if chain_match::needs_hello(message) && !list.iter().any(looks) {
-        // As Envoy does: without it the chain could never be chosen.
-        list.push(tls(&TlsInspector::default(), context, &at)?);
-    }
     Ok((!list.is_empty()).then(|| {
         Box::new(ListenerFilters {
             list,

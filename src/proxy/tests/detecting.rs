@@ -237,7 +237,7 @@ fn openings() -> Vec<(Vec<u8>, Vec<u8>, usize)> {
             (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), HTTP),
             (b"GET / HTTP/1.0\r\n\r\n".to_vec(), rest),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), HTTP),
-            (b"something else".to_vec(), rest),
+            (b"something, else".to_vec(), rest),
         ] {
             openings.push((header.clone(), bytes, chain));
         }
