@@ -260,6 +260,8 @@ pub struct Rules {
     pub underscores: Underscores,
     /// Scheme to set whatever the request says.
     pub scheme_overwrite: Option<String>,
+    /// `forward_client_cert_details` and `set_current_client_cert_details`.
+    pub client_cert: super::http::client_cert::ClientCertRules,
     /// Router filter: `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
     /// Router filter: `x-envoy-expected-rq-timeout-ms` of a proxy before us is the route's timeout.
@@ -290,6 +292,7 @@ impl Default for Rules {
             strip_trailing_host_dot: false,
             underscores: Underscores::Allow,
             scheme_overwrite: None,
+            client_cert: super::http::client_cert::ClientCertRules::default(),
             suppress_envoy_headers: false,
             respect_expected_rq_timeout: false,
             server_name: "moorgate".to_owned(),

@@ -6,6 +6,7 @@ use moorgate_codecs::Head;
 
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
+use super::http::client_cert::Certificates;
 use super::http::local_reply::LocalReply;
 use super::http::request_rules::{self, Connection};
 use super::http::response_rules;
@@ -29,10 +30,17 @@ impl Gateway {
         let conn = self.conns.get_key(stream.client_key()?)?;
         let down = conn.down()?;
         let head = stream.head.as_mut()?;
+        let certificates = conn.tls.as_ref().and_then(|tls| {
+            let peer = tls.agreed().peer.as_deref()?;
+            let name = tls.agreed().server_name.as_deref();
+            let own_uris = down.chain.tls.as_ref()?.context.own_uris(name);
+            Some(Certificates { peer, own_uris })
+        });
         let connection = Connection {
             peer: &down.remote,
             local: &down.local,
             is_tls: conn.tls.is_some(),
+            certificates,
             local_ip: self.local_ip,
         };
         let reactor = &mut core.reactor;

@@ -30,6 +30,7 @@ pub enum Unusable {
 pub struct Identity {
     certified: Arc<CertifiedKey>,
     names: Vec<String>,
+    uris: Vec<Box<str>>,
     /// As it was read, for the admin interface and a reload.
     expires: i64,
 }
@@ -50,6 +51,11 @@ impl Identity {
             _ => None,
         });
         let names = names.collect();
+        let uris = parts.alt_names.iter().filter_map(|name| match name {
+            AltName::Uri(uri) => Some(uri.clone()),
+            _ => None,
+        });
+        let uris = uris.collect();
         let expires = parts.validity.1;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Unusable::Key)?;
         let key =
@@ -62,6 +68,7 @@ impl Identity {
         Ok(Self {
             certified: Arc::new(certified),
             names,
+            uris,
             expires,
         })
     }
@@ -98,15 +105,27 @@ impl ByName {
                 .find(|one| one.algorithm() == SignatureAlgorithm::ECDSA)
                 .or_else(|| candidates().next())
         };
-        if let Some(name) = name {
-            let exact = |one: &Identity| one.names.iter().any(|own| own.eq_ignore_ascii_case(name));
-            let wildcard = |one: &Identity| one.names.iter().any(|own| dns_matches(own, name));
-            if let Some(found) = fitting(&exact).or_else(|| fitting(&wildcard)) {
-                return Some(found);
-            }
-        }
-        fitting(&|_| true).or_else(|| self.0.first())
+        by_name(name, fitting)
+            .or_else(|| fitting(&|_| true))
+            .or_else(|| self.0.first())
     }
+
+    /// URI names of the certificate for this name, whatever its key is.
+    pub(super) fn uris(&self, name: Option<&str>) -> &[Box<str>] {
+        let first = |matches: &dyn Fn(&Identity) -> bool| self.0.iter().find(|one| matches(one));
+        let chosen = by_name(name, first).or_else(|| self.0.first());
+        chosen.map_or(&[], |one| &one.uris)
+    }
+}
+
+/// The one for this very name, or else one with a wildcard.
+fn by_name<'a>(
+    name: Option<&str>,
+    find: impl Fn(&dyn Fn(&Identity) -> bool) -> Option<&'a Identity>,
+) -> Option<&'a Identity> {
+    let name = name?;
+    find(&|one| one.names.iter().any(|own| own.eq_ignore_ascii_case(name)))
+        .or_else(|| find(&|one| one.names.iter().any(|own| dns_matches(own, name))))
 }
 
 impl ResolvesServerCert for ByName {

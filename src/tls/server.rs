@@ -40,6 +40,7 @@ pub struct ServerPlan {
 /// A downstream context, shared by all its connections.
 pub struct ServerContext {
     pub(super) config: Arc<ServerConfig>,
+    identities: Arc<ByName>,
 }
 
 impl std::fmt::Debug for ServerContext {
@@ -71,7 +72,8 @@ impl ServerContext {
             )),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName(plan.identities)));
+        let identities = Arc::new(ByName(plan.identities));
+        let mut config = builder.with_cert_resolver(Arc::clone(&identities) as _);
         config.alpn_protocols = plan.alpn;
         config.enable_secret_extraction = true;
         // One is enough for a client that keeps its connections.
@@ -98,6 +100,13 @@ impl ServerContext {
         }
         Ok(Self {
             config: Arc::new(config),
+            identities,
         })
+    }
+
+    /// URI names of our certificate for this name.
+    #[must_use]
+    pub fn own_uris(&self, server_name: Option<&str>) -> &[Box<str>] {
+        self.identities.uris(server_name)
     }
 }

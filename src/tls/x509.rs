@@ -284,6 +284,13 @@ impl PeerCertificate {
         Some(Arc::new(Self { chain }))
     }
 
+    #[cfg(test)]
+    pub(crate) fn from_der(der: &[u8]) -> Self {
+        Self {
+            chain: vec![CertificateDer::from(der.to_vec())],
+        }
+    }
+
     /// The certificate itself in DER.
     #[must_use]
     pub fn der(&self) -> &[u8] {

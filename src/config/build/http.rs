@@ -11,7 +11,8 @@ use moorgate_protos::envoy::config::core::v3::{
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+    ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+    ServerHeaderTransformation, SetCurrentClientCertDetails, StripPortMode,
 };
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 
@@ -22,6 +23,7 @@ use crate::config::{FieldPath, unpack};
 use crate::proxy::config::{
     EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
 };
+use crate::proxy::http::client_cert::{ClientCertRules, Mode};
 use crate::route::{Action, RouteTable};
 use crate::telemetry::stats::HttpStats;
 
@@ -212,6 +214,7 @@ fn rules(
         strip_trailing_host_dot: message.strip_trailing_host_dot,
         underscores: underscores(common, path)?,
         scheme_overwrite,
+        client_cert: client_cert(message),
         suppress_envoy_headers: router.suppress_envoy_headers,
         respect_expected_rq_timeout: router.respect_expected_rq_timeout,
         server_name: match message.server_name.as_str() {
@@ -226,6 +229,26 @@ fn rules(
             .is_some_and(|config| config.unix_sockets),
         append_x_forwarded_port: message.append_x_forwarded_port,
     })
+}
+
+fn client_cert(message: &HttpConnectionManager) -> ClientCertRules {
+    let nothing = SetCurrentClientCertDetails::default();
+    let details = message.set_current_client_cert_details.as_ref();
+    let details = details.unwrap_or(&nothing);
+    ClientCertRules {
+        mode: match message.forward_client_cert_details() {
+            ForwardClientCertDetails::Sanitize => Mode::Sanitize,
+            ForwardClientCertDetails::ForwardOnly => Mode::ForwardOnly,
+            ForwardClientCertDetails::AppendForward => Mode::AppendForward,
+            ForwardClientCertDetails::SanitizeSet => Mode::SanitizeSet,
+            ForwardClientCertDetails::AlwaysForwardOnly => Mode::AlwaysForwardOnly,
+        },
+        cert: details.cert,
+        chain: details.chain,
+        subject: details.subject.unwrap_or(false),
+        uri: details.uri,
+        dns: details.dns,
+    }
 }
 
 fn internal_networks(

@@ -40,6 +40,16 @@ static EXPLICIT_UPSTREAM: Support = Support {
 
 pub(super) static TABLES: &[Support] = &[
     Support {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
+        fields: &[
+            ("subject", Yes),
+            ("cert", Yes),
+            ("chain", Yes),
+            ("uri", Yes),
+            ("dns", Yes),
+        ],
+    },
+    Support {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         fields: &[
             ("codec_type", Values(&["AUTO", "HTTP1"])),
@@ -69,8 +79,8 @@ pub(super) static TABLES: &[Support] = &[
             ("always_set_request_id_in_response", Yes),
             ("request_id_extension", Types(REQUEST_IDS)),
             // Without TLS the header is never trusted and always taken away.
-            ("forward_client_cert_details", Values(&["SANITIZE"])),
-            ("set_current_client_cert_details", Ignored),
+            ("forward_client_cert_details", Yes),
+            ("set_current_client_cert_details", Yes),
             ("proxy_100_continue", Yes),
             ("upgrade_configs", Yes),
             ("normalize_path", Yes),

@@ -5,6 +5,7 @@
 //! into buffers that are reused.
 
 pub mod client_address;
+pub mod client_cert;
 pub mod local_reply;
 pub mod path;
 pub mod request_rules;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use moorgate_codecs::Head;
 
 use super::client_address::{self, Client, FORWARDED_FOR, append_peer, join};
+use super::client_cert;
 use super::local_reply::LocalReply;
 use super::path::{PathVerdict, normalize_authority, normalize_path};
 use crate::engine::reactor::Addr;
@@ -24,6 +25,8 @@ pub struct Connection<'a> {
     pub local: &'a Addr,
     /// The connection is encrypted.
     pub is_tls: bool,
+    /// The client showed a certificate, and it was good.
+    pub certificates: Option<client_cert::Certificates<'a>>,
     /// The address by which others know this machine: what stands for peers on the loopback.
     pub local_ip: Option<IpAddr>,
 }
@@ -52,7 +55,6 @@ pub struct Prepared {
 
 const FORWARDED_PROTO: &[u8] = b"x-forwarded-proto";
 const FORWARDED_PORT: &[u8] = b"x-forwarded-port";
-const CLIENT_CERT: &[u8] = b"x-forwarded-client-cert";
 const REQUEST_ID: &[u8] = b"x-request-id";
 const ENVOY: &[u8] = b"x-envoy-";
 
@@ -124,10 +126,13 @@ pub fn prepare(
     if seen.envoy {
         envoy_headers = sanitize(head, client.internal, edge);
     }
-    if seen.client_cert {
-        // Only a peer whose certificate we checked may speak for a certificate.
-        head.remove(CLIENT_CERT);
-    }
+    client_cert::apply(
+        head,
+        rules.client_cert,
+        connection.certificates.as_ref(),
+        seen.client_cert,
+        buffer,
+    );
     if client.internal {
         head.set(b"x-envoy-internal", b"true");
     }
@@ -362,6 +367,7 @@ mod tests {
             peer: &peer,
             local: &local,
             is_tls: false,
+            certificates: None,
             local_ip: Some("192.0.2.2".parse().unwrap()),
         };
         prepare(head, rules, &connection, || u64::MAX, &mut Vec::new())
