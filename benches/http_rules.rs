@@ -40,6 +40,7 @@ fn requests(criterion: &mut Criterion) {
         peer: &peer,
         local: &local,
         is_tls: false,
+        certificates: None,
         local_ip: None,
     };
     let edge = Rules {
