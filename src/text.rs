@@ -7,6 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Appends a decimal number.
 pub fn push_decimal(out: &mut Vec<u8>, mut value: u64) {
+    if value < 10 {
+        out.push(b'0' + value as u8);
+        return;
+    }
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     loop {
@@ -35,12 +39,22 @@ pub fn push_padded(out: &mut Vec<u8>, value: u64, width: usize) {
 pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(v4) => {
-            for (index, octet) in v4.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            // Written for most requests: one buffer on the stack, one copy.
+            let mut text = [b'.'; 16];
+            let mut at = 0;
+            for octet in v4.octets() {
+                if octet >= 100 {
+                    text[at] = b'0' + octet / 100;
+                    at += 1;
                 }
-                push_decimal(out, u64::from(octet));
+                if octet >= 10 {
+                    text[at] = b'0' + octet / 10 % 10;
+                    at += 1;
+                }
+                text[at] = b'0' + octet % 10;
+                at += 2;
             }
+            out.extend_from_slice(&text[..at - 1]);
         }
         IpAddr::V6(v6) => {
             use std::io::Write as _;

@@ -38,6 +38,30 @@ pub struct Field {
     name: Slice,
     value: Slice,
     removed: bool,
+    /// Name and value were read off an HTTP/1 message, so they may stand in one.
+    read: bool,
+}
+
+/// A section of a message that was copied into a head as a whole: what is named in it is not copied
+/// again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copied<'a> {
+    section: &'a [u8],
+    base: u32,
+}
+
+impl Copied<'_> {
+    /// Where a part of the section is in the head; `None` for bytes from elsewhere.
+    fn find(self, part: &[u8]) -> Option<Slice> {
+        let start = (part.as_ptr() as usize).checked_sub(self.section.as_ptr() as usize)?;
+        let inside = start
+            .checked_add(part.len())
+            .is_some_and(|end| end <= self.section.len());
+        inside.then(|| Slice {
+            start: self.base + start as u32,
+            len: part.len() as u32,
+        })
+    }
 }
 
 /// A message head. Lookups are linear: heads have tens of fields, and a scan of lengths is cheaper
@@ -118,6 +142,58 @@ impl Head {
             .unwrap_or_default()
     }
 
+    /// Copies a section whose parts will be named with the `*_in` methods.
+    pub(crate) fn copy_section<'a>(&mut self, section: &'a [u8]) -> Copied<'a> {
+        let base = self.store(section).start;
+        Copied { section, base }
+    }
+
+    /// Sets the method to a part of a copied section.
+    pub(crate) fn set_method_in(&mut self, copied: Copied<'_>, method: &[u8]) {
+        self.method = copied.find(method).unwrap_or_else(|| self.store(method));
+    }
+
+    /// Sets the authority to a part of a copied section.
+    pub(crate) fn set_authority_in(&mut self, copied: Copied<'_>, authority: &[u8]) {
+        self.authority = copied
+            .find(authority)
+            .unwrap_or_else(|| self.store(authority));
+    }
+
+    /// Sets path and query to a part of a copied section.
+    pub(crate) fn set_path_in(&mut self, copied: Copied<'_>, path: &[u8]) {
+        self.path = copied.find(path).unwrap_or_else(|| self.store(path));
+    }
+
+    /// Adds a field that was read off an HTTP/1 message, by its parts in a copied section.
+    pub(crate) fn push_in(&mut self, copied: Copied<'_>, name: &[u8], value: &[u8]) {
+        let (Some(name_at), Some(value_at)) = (copied.find(name), copied.find(value)) else {
+            self.push(name, value);
+            return;
+        };
+        let range = name_at.start as usize..(name_at.start + name_at.len) as usize;
+        self.bytes[range].make_ascii_lowercase();
+        self.fields.push(Field {
+            name: name_at,
+            value: value_at,
+            removed: false,
+            read: true,
+        });
+    }
+
+    /// All fields in order; the flag says that a field was read off an HTTP/1 message as it is.
+    pub(crate) fn fields_read(&self) -> impl Iterator<Item = (&[u8], &[u8], bool)> {
+        self.fields
+            .iter()
+            .filter(|field| !field.removed)
+            .map(|field| (self.at(field.name), self.at(field.value), field.read))
+    }
+
+    /// The field is there and has this (lower-case) name.
+    fn is(&self, field: Field, name: &[u8]) -> bool {
+        !field.removed && field.name.len as usize == name.len() && self.at(field.name) == name
+    }
+
     fn store(&mut self, bytes: &[u8]) -> Slice {
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(bytes);
@@ -188,6 +264,7 @@ impl Head {
             name,
             value,
             removed: false,
+            read: false,
         });
     }
 
@@ -204,7 +281,7 @@ impl Head {
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.fields
             .iter()
-            .find(|field| !field.removed && self.at(field.name) == name)
+            .find(|field| self.is(**field, name))
             .map(|field| self.at(field.value))
     }
 
@@ -212,11 +289,7 @@ impl Head {
     pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.fields
             .iter()
-            .filter(move |field| {
-                !field.removed
-                    && field.name.len as usize == name.len()
-                    && self.at(field.name) == name
-            })
+            .filter(move |field| self.is(**field, name))
             .map(|field| self.at(field.value))
     }
 
@@ -224,11 +297,7 @@ impl Head {
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let mut found = false;
         for index in 0..self.fields.len() {
-            let field = self.fields[index];
-            if !field.removed
-                && field.name.len as usize == name.len()
-                && self.at(field.name) == name
-            {
+            if self.is(self.fields[index], name) {
                 self.fields[index].removed = true;
                 found = true;
             }
@@ -250,11 +319,7 @@ impl Head {
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let mut place = None;
         for index in 0..self.fields.len() {
-            let field = self.fields[index];
-            if !field.removed
-                && field.name.len as usize == name.len()
-                && self.at(field.name) == name
-            {
+            if self.is(self.fields[index], name) {
                 if place.is_none() {
                     place = Some(index);
                 } else {
@@ -263,7 +328,10 @@ impl Head {
             }
         }
         match place {
-            Some(index) => self.fields[index].value = self.store(value),
+            Some(index) => {
+                self.fields[index].value = self.store(value);
+                self.fields[index].read = false;
+            }
             None => self.push(name, value),
         }
     }
@@ -282,13 +350,14 @@ impl Head {
         self.scheme = self.store(other.scheme());
         self.authority = self.store(other.authority());
         self.path = self.store(other.path());
-        for (name, value) in other.fields() {
+        for (name, value, read) in other.fields_read() {
             let name = self.store(name);
             let value = self.store(value);
             self.fields.push(Field {
                 name,
                 value,
                 removed: false,
+                read,
             });
         }
     }

@@ -268,28 +268,24 @@ impl<T> PagedSlab<T> {
     #[must_use]
     #[inline]
     pub fn get_key(&self, key: Key) -> Option<&T> {
-        if self.contains(key) {
-            self.get(key.index)
-        } else {
-            None
-        }
+        let (page, slot) = self.find_key(key)?;
+        // SAFETY: `find_key` gives only slots that hold a value; shared by the borrow of `self`.
+        Some(unsafe { &*Self::value_at(page, slot) })
     }
 
     /// The value that a key names, to be changed, unless it was removed.
     #[inline]
     pub fn get_key_mut(&mut self, key: Key) -> Option<&mut T> {
-        if self.contains(key) {
-            self.get_mut(key.index)
-        } else {
-            None
-        }
+        let (page, slot) = self.find_key(key)?;
+        // SAFETY: `find_key` gives only slots that hold a value; exclusive by the borrow of `self`.
+        Some(unsafe { &mut *Self::value_at(page, slot) })
     }
 
     /// The value that a key names is still here.
     #[must_use]
     #[inline]
     pub fn contains(&self, key: Key) -> bool {
-        self.key(key.index) == Some(key)
+        self.find_key(key).is_some()
     }
 
     /// The lowest index in use.
@@ -347,6 +343,16 @@ impl<T> PagedSlab<T> {
         // SAFETY: `slot` lies in the page, and every generation in it is initialised (0 at first).
         let generation = unsafe { Self::generation_at(page, slot).read() };
         (generation != 0).then_some((page, slot))
+    }
+
+    /// Page and slot of the value that a key names. A vacant slot has generation 0, which no key of a
+    /// value has; a made-up key with it finds nothing either.
+    #[inline]
+    fn find_key(&self, key: Key) -> Option<(Page, usize)> {
+        let (page, slot) = self.find(key.index)?;
+        // SAFETY: `slot` lies in the page.
+        let generation = unsafe { Self::generation_at(page, slot).read() };
+        (generation == key.generation).then_some((page, slot))
     }
 
     /// # Safety

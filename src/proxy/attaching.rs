@@ -159,7 +159,12 @@ impl Gateway {
             return;
         };
         found.permit = None;
-        let Some(endpoint) = found.endpoint.clone() else {
+        let Some(endpoint) = &self
+            .streams
+            .0
+            .get_key(stream)
+            .and_then(|found| found.endpoint.as_ref())
+        else {
             return;
         };
         self.stats

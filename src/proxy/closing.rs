@@ -204,17 +204,15 @@ impl Gateway {
         };
         let (client, id, reverse) = (found.client_key(), found.client_id, found.reverse);
         let early = !found.request.done;
-        let (http, unfinished) = (std::sync::Arc::clone(&found.http), !found.request.sent);
+        let unfinished = !found.request.sent;
         if early {
+            let stats = &found.http.stats;
             self.stats
-                .inc(http.stats.downstream_rq_response_before_rq_complete);
+                .inc(stats.downstream_rq_response_before_rq_complete);
         }
         if unfinished && !found.response.done {
             self.detach_upstream(core, stream, ResetReason::Cancel);
-        } else if self
-            .stream(stream)
-            .is_some_and(|found| found.upstream.is_some())
-        {
+        } else if found.upstream.is_some() {
             if unfinished {
                 self.detach_upstream(core, stream, ResetReason::Cancel);
             } else {

@@ -297,15 +297,15 @@ impl Gateway {
         }
     }
 
-    /// Makes sure that a stream's timer fires at its earliest deadline.
+    /// Makes sure that a stream's timer fires no later than its earliest deadline. One that fires
+    /// before only looks again, so a deadline that moved away costs nothing here.
     pub(super) fn schedule_stream(&mut self, key: Key) {
         let Some(stream) = self.stream(key) else {
             return;
         };
         let due = stream.deadline();
-        if due == u64::MAX {
-            self.stream_wheel.cancel(&mut self.streams, key.index);
-        } else {
+        let scheduled = self.stream_wheel.due(&stream.timer);
+        if scheduled.is_none_or(|scheduled| due < scheduled) && due != u64::MAX {
             self.stream_wheel
                 .schedule(&mut self.streams, key.index, due);
         }

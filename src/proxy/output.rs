@@ -139,6 +139,24 @@ impl Output {
         wire: &[u8],
         pool: &mut ChunkPool,
     ) -> io::Result<(usize, Flushed)> {
+        if let [piece] = self.pieces[..]
+            && self.backlog.is_empty()
+        {
+            // Nearly always: one slice, taken whole. What goes otherwise is the loop's.
+            let bytes = piece.get(arena, wire);
+            match reactor.write(sock, &[IoSlice::new(bytes)]) {
+                Ok(taken) if taken == bytes.len() => {
+                    self.pieces.clear();
+                    self.fresh = 0;
+                    return Ok((taken, Flushed::All));
+                }
+                Ok(taken) => {
+                    self.keep(0, taken, pool, arena, wire);
+                    return Ok((taken, Flushed::Blocked));
+                }
+                Err(_) => {}
+            }
+        }
         let mut written = 0;
         let mut first = 0;
         let mut skip = 0;

@@ -52,13 +52,14 @@ impl Gateway {
         down.head_since = None;
         down.requests += 1;
         let http = Arc::clone(&down.http);
+        let (stats, own) = (http.stats, http.codec.is_some());
+        let proxied = http.proxy_100_continue;
         let limit = http.max_requests_per_connection;
         if limit > 0 && down.requests >= limit && !down.draining {
             down.draining = true;
-            self.stats
-                .inc(http.stats.downstream_cx_max_requests_reached);
+            self.stats.inc(stats.downstream_cx_max_requests_reached);
         }
-        let mut stream = Stream::new(key, id, Arc::clone(&http), now);
+        let mut stream = Stream::new(key, id, http, now);
         stream.stream_number = self.next_number();
         stream.request.done = end;
         stream.bodiless = end;
@@ -68,8 +69,9 @@ impl Gateway {
         stream.upgrade = head.upgrade;
         let protocol = head.get(b"upgrade").unwrap_or_default();
         stream.websocket = protocol.eq_ignore_ascii_case(b"websocket");
-        if !http.filters.is_empty() {
-            stream.filters = http.filters.iter().map(|factory| factory.make()).collect();
+        let filters = &stream.http.filters;
+        if !filters.is_empty() {
+            stream.filters = filters.iter().map(|factory| factory.make()).collect();
         }
         let expects = std::mem::take(&mut head.expect_continue);
         stream.head = Some(head);
@@ -77,9 +79,8 @@ impl Gateway {
         if let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) {
             down.streams.insert(id, stream_key);
         }
-        let stats = &http.stats;
         self.stats.inc(stats.downstream_rq_total);
-        if http.codec.is_none() {
+        if !own {
             self.stats.inc(stats.downstream_rq_http1_total);
         }
         self.stats.gauge(stats.downstream_rq_active, 1);
@@ -91,7 +92,7 @@ impl Gateway {
             return;
         }
         if expects {
-            self.answer_expectation(key, id, stream_key, http.proxy_100_continue);
+            self.answer_expectation(key, id, stream_key, proxied);
         }
         if let Some(reply) = self.apply_request_rules(core, stream_key) {
             self.note_addresses(stream_key);
@@ -323,20 +324,19 @@ impl Gateway {
         let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
-        let http = Arc::clone(&stream.http);
+        let (http, stats) = (&stream.http, stream.http.stats);
         let Some(head) = stream.head.as_mut() else {
             return;
         };
         let Some(found) = http.routes.route(head, random, false) else {
-            self.stats.inc(http.stats.no_route);
+            self.stats.inc(stats.no_route);
             self.fail(core, key, LocalReply::NoRoute);
             return;
         };
-        let route = Arc::clone(found.route);
-        stream.route = Some(Arc::clone(&route));
+        let route = &**stream.route.insert(Arc::clone(found.route));
         match &route.action {
             Action::Direct(direct) => {
-                self.stats.inc(http.stats.rq_direct_response);
+                self.stats.inc(stats.rq_direct_response);
                 let reply = Reply {
                     status: direct.status,
                     body: direct.body.to_vec(),
@@ -346,7 +346,7 @@ impl Gateway {
                 self.reply(core, key, reply, 0, Source::Router);
             }
             Action::Redirect(redirect) => {
-                self.stats.inc(http.stats.rq_redirect);
+                self.stats.inc(stats.rq_redirect);
                 let mut location = Vec::new();
                 route.write_location(redirect, head, &mut location);
                 let reply = Reply {
@@ -360,26 +360,20 @@ impl Gateway {
             Action::Forward(forward) => {
                 let refused = stream.upgrade
                     && !Self::upgrade_allowed(&http.upgrades, &forward.upgrades, head);
-                let mut weighted = None;
-                let cluster = match forward.pick(head, random) {
+                stream.cluster = match forward.pick(head, random) {
                     RoutePick::Cluster(name) => Some(name.id),
                     RoutePick::Weighted(index, name) => {
-                        weighted = Some(index);
+                        stream.weighted = Some(index);
                         Some(name.id)
                     }
                     RoutePick::Named(name) => self.snapshot.cluster_named(name),
                     RoutePick::None => None,
                 };
-                let Some(stream) = self.stream_mut(key) else {
-                    return;
-                };
-                stream.cluster = cluster;
                 if refused {
-                    self.stats.inc(http.stats.downstream_rq_ws_on_non_ws_route);
+                    self.stats.inc(stats.downstream_rq_ws_on_non_ws_route);
                     self.fail(core, key, LocalReply::UpgradeRefused);
                     return;
                 }
-                stream.weighted = weighted;
                 stream.high_priority = forward.high_priority;
                 stream.auto_host_rewrite = forward.auto_host_rewrite;
                 self.prepare_forward(core, key);
@@ -411,7 +405,6 @@ impl Gateway {
         let Some(cluster) = stream
             .cluster
             .and_then(|id| self.snapshot.clusters.get(&id))
-            .map(Arc::clone)
         else {
             self.stats.inc(stream.http.stats.no_cluster);
             let status = match stream.route.as_ref().map(|route| &route.action) {
@@ -438,7 +431,7 @@ impl Gateway {
             .map_or(0, |retry| retry.host_attempts());
         let tried = &stream.tried;
         let balancer = self.balancers.entry(cluster.id).or_default();
-        let picked = balancer.pick_avoiding(&cluster, || core.reactor.random(), tried, again);
+        let picked = balancer.pick_avoiding(cluster, || core.reactor.random(), tried, again);
         if balancer.in_panic() {
             self.stats.inc(cluster.stats.lb_healthy_panic);
         }
@@ -457,7 +450,16 @@ impl Gateway {
             return;
         };
         let id = host.id;
-        let host = Arc::clone(host);
+        // The counts of hosts and clusters are every worker's; the pool's endpoint is our own.
+        let endpoint = match self.pools.get(&id) {
+            Some(pool) if Arc::ptr_eq(&pool.endpoint.cluster, cluster) => {
+                Arc::clone(&pool.endpoint)
+            }
+            _ => {
+                let (host, cluster) = (Arc::clone(host), Arc::clone(cluster));
+                self.endpoint(&host, &cluster)
+            }
+        };
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
@@ -465,7 +467,7 @@ impl Gateway {
         if again > 0 {
             stream.tried.push(id);
         }
-        self.find_upstream(core, key, &cluster, &host);
+        self.find_upstream(core, key, &endpoint);
     }
 
     /// Another try after its back-off.

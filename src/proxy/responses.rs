@@ -1,7 +1,5 @@
 //! A response's way back: retry or not, filters, rules, client.
 
-use std::sync::Arc;
-
 use moorgate_codecs::{Head, ResetReason};
 
 use super::gateway::{Core, Gateway};
@@ -268,7 +266,7 @@ impl Gateway {
         let Some(stream) = self.streams.0.get_key(key) else {
             return;
         };
-        let http = Arc::clone(&stream.http);
+        let http = &stream.http;
         let stats = &http.stats;
         self.stats.gauge(stats.downstream_rq_active, -1);
         if stream.status > 0 {

@@ -1,7 +1,5 @@
 //! Where the pure rules for heads meet a stream and its connections.
 
-use std::sync::Arc;
-
 use moorgate_codecs::Head;
 
 use super::conn::Conn;
@@ -69,20 +67,17 @@ impl Gateway {
         let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
-        let Some(route) = stream.route.clone() else {
+        let Some(conn) = stream.client_key().and_then(|key| self.conns.get_key(key)) else {
+            return;
+        };
+        let Some(down) = conn.down() else { return };
+        let (Some(route), Some(head)) = (&stream.route, &mut stream.head) else {
             return;
         };
         let Action::Forward(forward) = &route.action else {
             return;
         };
-        let Some(conn) = stream.client_key().and_then(|key| self.conns.get_key(key)) else {
-            return;
-        };
-        let Some(down) = conn.down() else { return };
-        let Some(head) = stream.head.as_mut() else {
-            return;
-        };
-        let http = Arc::clone(&stream.http);
+        let http = &stream.http;
         let policy = forward.retry.as_ref().or(route.host.retry.as_ref());
         let envoy = stream.envoy_headers;
         stream.timeouts = Timeouts::of(
@@ -121,7 +116,7 @@ impl Gateway {
         let keep_original = !http.rules.suppress_envoy_headers;
         let scratch = &mut self.scratch;
         http.routes
-            .finalize_request(&route, weighted, head, keep_original, &facts, scratch);
+            .finalize_request(route, weighted, head, keep_original, &facts, scratch);
     }
 
     /// What the upstream is told before each try.

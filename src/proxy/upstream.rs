@@ -98,9 +98,9 @@ impl Gateway {
         &mut self,
         core: &mut Core<R>,
         stream: Key,
-        cluster: &Arc<Cluster>,
-        host: &Arc<Host>,
+        endpoint: &Arc<Endpoint>,
     ) {
+        let (host, cluster) = (&endpoint.host, &endpoint.cluster);
         let own = self
             .stream(stream)
             .and_then(|stream| stream.client_key())
@@ -119,14 +119,10 @@ impl Gateway {
             return;
         }
         // Not before: a dead idle connection may have been the last of its pool.
-        let current = self.pools.get(&host.id);
-        if current.is_none_or(|pool| !Arc::ptr_eq(&pool.endpoint.cluster, cluster)) {
-            let endpoint = self.endpoint(host, cluster);
-            match self.pools.entry(host.id) {
-                Entry::Occupied(mut pool) => pool.get_mut().endpoint = endpoint,
-                Entry::Vacant(place) => {
-                    place.insert(Pool::new(endpoint));
-                }
+        match self.pools.entry(host.id) {
+            Entry::Occupied(mut pool) => pool.get_mut().endpoint = Arc::clone(endpoint),
+            Entry::Vacant(place) => {
+                place.insert(Pool::new(Arc::clone(endpoint)));
             }
         }
         let priority = self.priority_of(stream);
@@ -356,7 +352,11 @@ impl Gateway {
             self.snapshot
                 .clusters
                 .get(&pool.endpoint.cluster.id)
-                .is_some_and(|cluster| cluster.hosts.has(host))
+                .is_some_and(|cluster| {
+                    // Most often it is the set the host was chosen from, which need not be searched.
+                    Arc::ptr_eq(&cluster.hosts, &pool.endpoint.cluster.hosts)
+                        || cluster.hosts.has(host)
+                })
         })
     }
 

@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
     /// The ordinary fields of a head, then `connection` and `upgrade`.
     pub(super) fn fields(&mut self, head: &Head, options: Options) -> Result<(), SendError> {
         let mut te = false;
-        for (name, value) in head.fields() {
+        for (name, value, read) in head.fields_read() {
             if is_hop(name) {
                 te |= name == b"te" && value == b"trailers";
                 continue;
@@ -167,7 +167,11 @@ impl<'a> Writer<'a> {
             if name == b"expect" && value.eq_ignore_ascii_case(b"100-continue") {
                 continue;
             }
-            self.checked_field(name, value)?;
+            if read {
+                self.field(name, value);
+            } else {
+                self.checked_field(name, value)?;
+            }
         }
         if head.expect_continue {
             self.field(b"expect", b"100-continue");

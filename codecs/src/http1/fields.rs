@@ -8,7 +8,7 @@ use httparse::Header;
 
 use super::chars::{decimal, is_token, is_token_byte, members, trim};
 use super::{Refusal, Settings};
-use crate::head::{Head, HeadKind};
+use crate::head::{Copied, Head, HeadKind};
 
 /// Field slots on the stack. Configurations with a higher limit allocate.
 const SLOTS: usize = 128;
@@ -68,7 +68,11 @@ fn is_protocol(bytes: &[u8]) -> bool {
 
 /// Sorts the fields of a request or response: ordinary ones go to `head`, the rest is said in
 /// [`Control`].
-pub(super) fn take<'a>(headers: &[Header<'a>], head: &mut Head) -> Result<Control<'a>, Refusal> {
+pub(super) fn take<'a>(
+    headers: &[Header<'a>],
+    copied: Copied<'_>,
+    head: &mut Head,
+) -> Result<Control<'a>, Refusal> {
     let mut control = Control::default();
     let mut lengths = 0;
     let mut codings = 0;
@@ -126,7 +130,7 @@ pub(super) fn take<'a>(headers: &[Header<'a>], head: &mut Head) -> Result<Contro
                 control.chunked = value.eq_ignore_ascii_case(b"chunked");
                 continue;
             }
-            _ => head.push(name, value),
+            _ => head.push_in(copied, name, value),
         }
     }
     if lengths > 1 {
@@ -271,4 +275,34 @@ pub(super) fn trailers(
     }
     head.retain(|name, _| !forbidden_in_trailers(name));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chars::is_value;
+    use super::*;
+
+    /// Fields that were read are written without another look: what the parser takes must be what the
+    /// writer would take.
+    #[test]
+    fn what_is_read_may_be_written() {
+        let mut taken = 0;
+        for byte in 0..=u8::MAX {
+            for (before, after) in [(&b"x"[..], &b"y: v\r\n\r\n"[..]), (b"x: v", b"w\r\n\r\n")] {
+                let section = [before, &[byte], after].concat();
+                let mut slots = [httparse::EMPTY_HEADER; 2];
+                let Ok(httparse::Status::Complete((_, headers))) =
+                    httparse::parse_headers(&section, &mut slots)
+                else {
+                    continue;
+                };
+                for header in headers {
+                    taken += 1;
+                    assert!(is_token(header.name.as_bytes()), "{byte}");
+                    assert!(is_value(header.value), "{byte}");
+                }
+            }
+        }
+        assert!(taken > 256, "the parser takes fields at all");
+    }
 }

@@ -6,7 +6,7 @@ use super::body::Body;
 use super::chars::{is_authority, is_authority_with_port, is_method, is_target};
 use super::fields::{self, with_slots};
 use super::{Refusal, Settings};
-use crate::head::{Head, HeadKind, Version};
+use crate::head::{Copied, Head, HeadKind, Version};
 
 /// What the codec itself needs to know of a message; the rest is in the [`Head`].
 #[derive(Debug)]
@@ -73,8 +73,9 @@ pub(super) fn request(
         if !settings.custom_methods && !is_method(method) {
             return Err(Refusal::new(400, "http1.invalid_method"));
         }
-        head.set_method(method);
-        let mut control = fields::take(request.headers, head)?;
+        let copied = head.copy_section(section);
+        head.set_method_in(copied, method);
+        let mut control = fields::take(request.headers, copied, head)?;
         let is_connect = method == b"CONNECT";
 
         if http10 && control.chunked {
@@ -93,7 +94,7 @@ pub(super) fn request(
                 return Err(Refusal::new(400, "http1.body_disallowed"));
             }
         }
-        set_target(method, target, &control, http10, settings, head)?;
+        set_target(method, target, &control, http10, settings, copied, head)?;
         if http10 && !settings.accept_http_10 {
             return Err(Refusal::new(426, "low_version"));
         }
@@ -128,6 +129,7 @@ fn set_target(
     control: &fields::Control<'_>,
     http10: bool,
     settings: &Settings,
+    copied: Copied<'_>,
     head: &mut Head,
 ) -> Result<(), Refusal> {
     let invalid_url = Refusal::new(400, "http1.invalid_url");
@@ -155,10 +157,10 @@ fn set_target(
         if !is_authority_with_port(target) {
             return Err(invalid_url);
         }
-        head.set_path(target);
+        head.set_path_in(copied, target);
         Some(target)
     } else if target[0] == b'/' || (target == b"*" && method == b"OPTIONS") {
-        head.set_path(target);
+        head.set_path_in(copied, target);
         host
     } else {
         if !settings.allow_absolute_url {
@@ -175,12 +177,12 @@ fn set_target(
             b"" if method == b"OPTIONS" => head.set_path(b"*"),
             b"" => head.set_path(b"/"),
             [b'?', ..] => head.set_path_after_slash(path),
-            _ => head.set_path(path),
+            _ => head.set_path_in(copied, path),
         }
         Some(authority)
     };
     match authority {
-        Some(authority) => head.set_authority(authority),
+        Some(authority) => head.set_authority_in(copied, authority),
         None => return Err(Refusal::new(400, "missing_host_header")),
     }
     Ok(())
@@ -223,7 +225,8 @@ pub(super) fn response(
         head.kind = HeadKind::Response;
         head.status = status;
         let http10 = version(response.version, head);
-        let control = fields::take(response.headers, head)?;
+        let copied = head.copy_section(section);
+        let control = fields::take(response.headers, copied, head)?;
         let interim = (100..200).contains(&status) && status != 101;
         let tunnel = asked.connect && (200..300).contains(&status);
 
