@@ -65,6 +65,12 @@ impl Budget {
         self.limit
     }
 
+    /// Bytes that may still be taken.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.limit.saturating_sub(self.used())
+    }
+
     /// How near `used` is to the limit.
     #[must_use]
     pub fn pressure(&self) -> Pressure {

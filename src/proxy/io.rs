@@ -93,7 +93,7 @@ impl Gateway {
 
     /// Reads a connection until it is dry, paused, or has had its share of the turn.
     pub(super) fn serve<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
-        let mut left = self.tuning.read_budget;
+        let mut left = Self::read_budget(core, self.tuning.read_budget);
         // Rest first: a message may be complete in it.
         if self
             .conn(key)
@@ -118,9 +118,9 @@ impl Gateway {
                 return;
             }
             let got = if secure {
-                self.read_secure(core, key)
+                self.read_secure(core, key, left)
             } else {
-                self.read(core, key)
+                self.read(core, key, left)
             };
             match got {
                 Got::Bytes { span, dry } => {
@@ -146,12 +146,13 @@ impl Gateway {
         }
     }
 
-    fn read<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) -> Got {
+    /// Reads at most `most` bytes.
+    fn read<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, most: usize) -> Got {
         let rest = self.conn(key).map_or(0, |conn| conn.rest.len());
         if core.arena.room() < MIN_ROOM + rest || self.out.bytes.len() > MAX_WIRE {
             self.flush_all(core);
         }
-        let most = Self::read_size(core, READ_BYTES);
+        let most = most.min(READ_BYTES);
         let Some(conn) = self.conns.get_key_mut(key) else {
             return Got::Nothing;
         };

@@ -93,13 +93,11 @@ impl Gateway {
         });
     }
 
-    /// Bytes that one read call may bring.
-    pub(super) fn read_size<R: Reactor>(core: &Core<R>, usual: usize) -> usize {
-        if core.chunks.budget().pressure() < Pressure::Refuse {
-            usual
-        } else {
-            SMALL_READ
-        }
+    /// Bytes that may be read from one connection in a turn. What is read counts only when its writer
+    /// turns out to be full, at the turn's end: so no connection reads more than a share of what is left,
+    /// lest a few of them jump over the steps in one turn.
+    pub(super) fn read_budget<R: Reactor>(core: &Core<R>, usual: usize) -> usize {
+        usual.min((core.chunks.budget().left() / 16).max(SMALL_READ))
     }
 
     /// Looks whether a connection may be read now: not while its own peer takes no answers, and not for a

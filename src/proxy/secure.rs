@@ -211,7 +211,12 @@ fn count_error(stats: &Recorder, names: &TlsStats, error: TlsError) {
 
 impl Gateway {
     /// Reads a TLS connection: gives plaintext, and takes care of all else itself.
-    pub(super) fn read_secure<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) -> Got {
+    pub(super) fn read_secure<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        most: usize,
+    ) -> Got {
         let Some(conn) = self.conn(key) else {
             return Got::Nothing;
         };
@@ -225,7 +230,7 @@ impl Gateway {
         if core.arena.room() < MIN_ROOM + kept + partial {
             self.flush_all(core);
         }
-        let most = Self::read_size(core, READ_BYTES);
+        let most = most.min(READ_BYTES);
         let Some(conn) = self.conns.get_key_mut(key) else {
             return Got::Nothing;
         };
