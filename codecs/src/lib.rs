@@ -17,6 +17,7 @@ pub mod http2;
 pub mod preface;
 #[cfg(any(test, feature = "testmux"))]
 pub mod testmux;
+pub mod websocket;
 
 pub use codec::{
     Codec, Compact, Consumed, Event, Events, Millis, Out, Payload, ProtocolError, ResetReason,
