@@ -139,6 +139,7 @@ impl<R: Reactor> App<R> for Gateway {
     }
 
     fn end_turn(&mut self, core: &mut Core<R>, began_us: u64) {
+        self.handshakes = super::secure::HANDSHAKES_PER_TURN;
         self.flush_all(core);
         self.relieve(core);
         #[cfg(chaos)]

@@ -137,6 +137,8 @@ pub struct Gateway {
     pub(super) out: Out,
     /// Sealed records on their way from a session to a socket.
     pub(super) sealed: Vec<u8>,
+    /// Steps of handshakes that may still be taken in this turn.
+    pub(super) handshakes: usize,
     /// Connections with output of this turn.
     pub(super) dirty: Vec<Key>,
     /// Connections to serve without an event.
@@ -190,6 +192,7 @@ impl Gateway {
             events: Events::default(),
             out: Out::default(),
             sealed: Vec::new(),
+            handshakes: super::secure::HANDSHAKES_PER_TURN,
             dirty: Vec::new(),
             ready: VecDeque::new(),
             suspended: HashMap::new(),

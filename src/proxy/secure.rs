@@ -25,6 +25,9 @@ use crate::tls::{Agreed, SUITES, Session, TlsError};
 
 /// Plaintext sealed before the socket is asked again; the most that is sealed and not taken.
 const BATCH: usize = 64 * 1024;
+/// Steps of handshakes that a worker takes in one turn, each of up to a signature and a key exchange: what
+/// flows already must not wait for all who arrive at once.
+pub(super) const HANDSHAKES_PER_TURN: usize = 8;
 /// Slices given to one write call.
 const SLICES: usize = 16;
 
@@ -226,6 +229,20 @@ impl Gateway {
         if tls.session.peer_closed() {
             return Got::End;
         }
+        if tls.is_shaking() {
+            let Some(left) = self.handshakes.checked_sub(1) else {
+                // The bytes stay in the socket until its turn comes.
+                self.queue(key);
+                return Got::Nothing;
+            };
+            self.handshakes = left;
+        }
+        let Some(conn) = self.conn(key) else {
+            return Got::Nothing;
+        };
+        let Some(tls) = &conn.tls else {
+            return Got::Nothing;
+        };
         let (kept, partial) = (conn.rest.len(), tls.rest.len());
         if core.arena.room() < MIN_ROOM + kept + partial {
             self.flush_all(core);

@@ -10,6 +10,7 @@
 pub mod client;
 mod hello;
 pub mod identity;
+mod open;
 mod record;
 pub mod server;
 mod session;

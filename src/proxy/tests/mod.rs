@@ -6,6 +6,7 @@ mod bench;
 mod detecting;
 mod limits;
 mod peers;
+mod secure;
 mod sim;
 mod smoke;
 
@@ -82,6 +83,8 @@ pub(crate) struct Bed {
     pub(crate) shared: Arc<Shared>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) manager: Manager,
+    /// Addresses of listeners that speak TLS.
+    pub(crate) secure: Vec<Addr>,
     logs: Logs,
     ids: Arc<ClusterIds>,
     version: u64,
@@ -106,6 +109,7 @@ impl Bed {
             budget: Arc::new(Budget::new(max_buffer_bytes)),
             manager,
             registry,
+            secure: Vec::new(),
             ids,
             version: 0,
         }
@@ -185,7 +189,10 @@ impl Bed {
         let chain = FilterChain {
             id: ChainId(number as u32),
             name: String::new(),
-            tls: None,
+            tls: self
+                .secure
+                .contains(&addr)
+                .then(|| secure::downstream(stats_of(&self.registry))),
             filter,
         };
         Arc::new(Listener {

@@ -18,7 +18,7 @@ use std::thread;
 use moorgate_codecs::testmux::Role;
 
 use super::peers::{Actor, Listener, Net, World, client, gate, mux, server, tcp};
-use super::{Bed, HttpPlan, Plan};
+use super::{Bed, HttpPlan, Plan, secure};
 use crate::cluster::ClusterConfig;
 use crate::engine::arena::Arena;
 use crate::engine::reactor::random::Random;
@@ -37,6 +37,8 @@ const PATIENCE_US: u64 = 400_000_000;
 const MOST_TURNS: u64 = 3_000_000;
 /// Seeds of a run without `MOORGATE_SEEDS`.
 const SEEDS: u64 = 300;
+/// Seeds of a run over TLS without `MOORGATE_SEEDS`.
+const SEEDS_OVER_TLS: u64 = 60;
 /// Failures after which a run ends.
 const MOST_FAILURES: usize = 10;
 /// Seeds between two lines of progress.
@@ -73,6 +75,8 @@ struct Draw {
     gated: bool,
     /// Window of the multiplexed protocol.
     window: u32,
+    /// Upstreams are reached over TLS.
+    tls: bool,
 }
 
 fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
@@ -125,6 +129,7 @@ fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
         clients: 1 + random.below(10),
         gated: random.chance(400),
         window: [300, 4096, 65_536][random.below(3) as usize],
+        tls: false,
     };
     (draw, config)
 }
@@ -171,6 +176,16 @@ fn plan(draw: &Draw, waiting: &Arc<gate::Waiting>, addr: &dyn Fn(u16) -> Addr) -
         tcp: vec![(addr(81), "tcp", 3_600_000)],
         max_connections: 0,
     }
+}
+
+/// A snapshot of what was drawn.
+fn published(bed: &mut Bed, draw: &Draw, waiting: &Arc<gate::Waiting>) -> Arc<Snapshot> {
+    let mut plan = plan(draw, waiting, &addr);
+    if draw.tls {
+        let registry = Arc::clone(&bed.registry);
+        (plan, bed.secure) = secure::wrap(plan, &*registry, &addr);
+    }
+    bed.snapshot(plan)
 }
 
 /// The servers of a plan behind their listeners, and clients drawn at random.
@@ -231,8 +246,13 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
+        Self::with(seed, false)
+    }
+
+    fn with(seed: u64, tls: bool) -> Self {
         let mut random = Random::from_seed(seed ^ 0x9a7e);
-        let (draw, mut config) = draw(seed, &mut random);
+        let (mut draw, mut config) = draw(seed, &mut random);
+        draw.tls = tls;
         if std::env::var_os("MOORGATE_SEED").is_some() {
             config.trace = 100_000;
             println!("{draw:?}\n{config:?}");
@@ -240,7 +260,7 @@ impl Run {
         let sim = SimWorld::new(seed, config);
         let mut bed = Bed::new(draw.memory);
         let waiting = Arc::default();
-        let snapshot = bed.snapshot(plan(&draw, &waiting, &addr));
+        let snapshot = published(&mut bed, &draw, &waiting);
         let reactors = (0..draw.workers).map(|worker| sim.reactor(worker));
         let mut workers = bed.workers(reactors.collect(), &snapshot, draw.tuning);
         for worker in &mut workers {
@@ -374,7 +394,7 @@ impl Run {
     }
 
     fn swap(&mut self) {
-        let snapshot = self.bed.snapshot(plan(&self.draw, &self.waiting, &addr));
+        let snapshot = published(&mut self.bed, &self.draw, &self.waiting);
         self.snapshots.push(Arc::downgrade(&snapshot));
         self.post(|| Message::Snapshot(Arc::clone(&snapshot)));
     }
@@ -425,21 +445,26 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds on every core there is, and says of each that fails how to run it alone.
-fn run_seeds(first: u64, count: u64) {
+fn run_seeds(first: u64, count: u64, tls: bool) {
     let next = AtomicU64::new(first);
     let failed = Mutex::new(Vec::new());
     let end = first + count;
     let failures = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = if tls {
+        "nothing_is_lost_over_tls"
+    } else {
+        "nothing_is_lost_and"
+    };
     let work = || {
         while failures().len() < MOST_FAILURES {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= end {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| Run::new(seed).go())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| Run::with(seed, tls).go())).is_err() {
                 println!(
                     "seed {seed} failed; to run it alone:\n  \
-                     MOORGATE_SEED={seed} cargo test --lib nothing_is_lost -- --nocapture"
+                     MOORGATE_SEED={seed} cargo test --lib {name} -- --nocapture"
                 );
                 failures().push(seed);
             }
@@ -458,15 +483,26 @@ fn run_seeds(first: u64, count: u64) {
     assert_eq!(*failures(), Vec::<u64>::new(), "seeds that failed");
 }
 
-#[test]
-fn nothing_is_lost_and_nothing_hangs() {
+fn seeds(tls: bool, usual: u64) {
     match number("MOORGATE_SEED") {
-        Some(seed) => run_seeds(seed, 1),
+        Some(seed) => run_seeds(seed, 1, tls),
         None => run_seeds(
             number("MOORGATE_FIRST_SEED").unwrap_or(0),
-            number("MOORGATE_SEEDS").unwrap_or(SEEDS),
+            number("MOORGATE_SEEDS").unwrap_or(usual),
+            tls,
         ),
     }
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_hangs() {
+    seeds(false, SEEDS);
+}
+
+/// The keys are not the seed's, so that a run over TLS is the same in all but a few lengths.
+#[test]
+fn nothing_is_lost_over_tls() {
+    seeds(true, SEEDS_OVER_TLS);
 }
 
 /// Nothing but the seed decides: not the order of a hash map, not an address, not the time of day.
