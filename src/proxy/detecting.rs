@@ -473,7 +473,11 @@ impl Gateway {
         if chosen.is_none() {
             self.stats.inc(listener.stats.no_filter_chain_match);
         }
-        chosen.cloned()
+        // This worker's own copy of it.
+        chosen.map(|chain| match self.chains.get(&chain.id) {
+            Some(own) => Arc::clone(&own.chain),
+            None => Arc::clone(chain),
+        })
     }
 
     /// A connection ends before it had a chain.

@@ -220,7 +220,7 @@ impl Gateway {
             for chain in &listener.chains {
                 let entry = ChainRef {
                     listener: Arc::clone(listener),
-                    chain: Arc::clone(chain),
+                    chain: Arc::new(chain.own()),
                 };
                 self.chains.insert(chain.id, entry);
             }

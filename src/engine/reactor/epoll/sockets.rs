@@ -4,7 +4,7 @@
 //! backends and control threads use it too. No function may block, but for the file system calls of
 //! a Unix listener's path.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -44,6 +44,7 @@ pub fn listen(addr: &Addr, options: &ListenOptions) -> io::Result<OwnedFd> {
             setsockopt(&fd, sockopt::Ipv6V6Only, &!options.ipv4_compat)?;
         }
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+        plain_congestion_control(&fd, *ip);
     }
     set_connection_options(&fd, addr, &options.socket)?;
     set_raw_options(&fd, &options.socket.raw, OptionTime::PreBind)?;
@@ -60,10 +61,20 @@ pub fn listen(addr: &Addr, options: &ListenOptions) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// The loopback has no path to congest: a control that models one and paces by timers, as BBR does, only
+/// costs CPU there for every segment. Reno is in every kernel and open to everyone; a raw option for
+/// TCP_CONGESTION comes later and wins.
+fn plain_congestion_control(fd: &OwnedFd, ip: SocketAddr) {
+    if ip.ip().to_canonical().is_loopback() {
+        // Where it is refused, the system's own control is as good as it ever was.
+        let _ = setsockopt(fd, sockopt::TcpCongestion, &OsString::from("reno"));
+    }
+}
+
 /// Takes one connection off a listening socket.
 ///
-/// TCP_NODELAY and raw options are inherited from the listening socket, as is everything [`listen`] set
-/// there; keepalive and user timeout in `options` are set on top.
+/// TCP_NODELAY, congestion control and raw options are inherited from the listening socket, as is
+/// everything [`listen`] set there; keepalive and user timeout in `options` are set on top.
 ///
 /// # Errors
 /// `WouldBlock` when the queue is empty, and what accept(2) says.
@@ -95,8 +106,9 @@ pub fn accept(listener: RawFd, options: &SocketOptions) -> io::Result<(OwnedFd, 
 /// ECONNREFUSED and EAGAIN (its accept queue is full). Any error means that there is no connection.
 pub fn connect(addr: &Addr, options: &SocketOptions) -> io::Result<OwnedFd> {
     let fd = open(addr)?;
-    if matches!(addr, Addr::Ip(_)) {
+    if let Addr::Ip(ip) = addr {
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+        plain_congestion_control(&fd, *ip);
     }
     set_connection_options(&fd, addr, options)?;
     set_raw_options(&fd, &options.raw, OptionTime::PreBind)?;

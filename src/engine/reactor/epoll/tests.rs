@@ -2,7 +2,10 @@
 //! conformance suite.
 
 use std::io::{ErrorKind, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::*;
 use crate::engine::reactor::{Keepalive, OptionTime, RawOption};
@@ -71,6 +74,22 @@ fn accepted_sockets_inherit_the_listeners_options() {
     assert_eq!(int_option(client, libc::SOL_TCP, libc::TCP_NODELAY), 1);
     assert_eq!(peer, r.local_addr(client).unwrap());
     assert_eq!(r.peer_addr(client).unwrap(), r.local_addr(server).unwrap());
+    for sock in [listener, server, client] {
+        r.close(sock, false);
+    }
+}
+
+#[test]
+fn connections_on_the_loopback_do_without_pacing() {
+    let mut r = reactor();
+    let (listener, server, client, _) = triple(&mut r, &loopback(), &ListenOptions::default());
+    for sock in [server, client] {
+        // SAFETY: the test holds the socket open.
+        let fd = unsafe { BorrowedFd::borrow_raw(sock.0) };
+        let control = getsockopt(&fd, sockopt::TcpCongestion).unwrap();
+        let control = control.to_string_lossy();
+        assert_eq!(control.trim_end_matches('\0'), "reno");
+    }
     for sock in [listener, server, client] {
         r.close(sock, false);
     }
