@@ -149,6 +149,8 @@ pub enum Why {
     Paused,
     /// The bytes that follow are not this codec's any more (101, CONNECT): a tunnel takes over.
     Upgraded,
+    /// The bytes that follow begin an HTTP/2 connection: another codec takes over, from the same rest.
+    Http2,
     /// The connection is over for this codec, after what was emitted.
     Closed(Option<ProtocolError>),
 }

@@ -135,6 +135,10 @@ pub trait CodecFactory: Send + Sync + std::fmt::Debug {
     fn make(&self) -> Box<dyn moorgate_codecs::Codec>;
     /// A codec for a connection that was parked.
     fn unpark(&self, compact: &[u8]) -> Box<dyn moorgate_codecs::Codec>;
+    /// Its connections speak HTTP/2, and count so.
+    fn http2(&self) -> Option<&crate::telemetry::stats::Http2Stats> {
+        None
+    }
 }
 
 /// Load balancing policies.

@@ -139,6 +139,7 @@ impl Gateway {
         }
         let none = Span { start: 0, len: 0 };
         self.encode(key, none, |codec, out| codec.reset(id, reason, out));
+        self.count_tx_reset(key);
         self.upstream_quiet(core, key);
     }
 

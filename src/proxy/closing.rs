@@ -1,6 +1,6 @@
 //! How connections end: by the peer, by us, at once or after what is queued was written.
 
-use moorgate_codecs::ResetReason;
+use moorgate_codecs::{ResetReason, Shape};
 
 use super::conn::{Closing, Conn, Role, pause};
 use super::gateway::{Core, Gateway};
@@ -99,7 +99,8 @@ impl Gateway {
             let stats = down.http.stats;
             self.stats.add(stats.downstream_cx_rx_bytes_total, conn.rx);
             self.stats.add(stats.downstream_cx_tx_bytes_total, conn.tx);
-            self.client_closed(&down.listener, Some(&down.http), age);
+            let multiplexed = down.codec.shape() == Shape::Multiplex;
+            self.client_closed(&down.listener, Some((&down.http, multiplexed)), age);
         }
         core.close(conn.slot, conn.sock, reset);
     }
@@ -167,6 +168,9 @@ impl Gateway {
         }
         self.detach_upstream(core, stream, ResetReason::Cancel);
         self.end_stream(core, stream);
+        if let Some(key) = client {
+            self.client_quiet(core, key);
+        }
     }
 
     /// Ends a stream that cannot be answered properly any more: reset on both sides.
@@ -186,6 +190,7 @@ impl Gateway {
         if let Some(key) = client {
             let none = crate::engine::arena::Span { start: 0, len: 0 };
             self.encode(key, none, |codec, out| codec.reset(id, reason, out));
+            self.count_tx_reset(key);
             if let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) {
                 down.streams.remove(id);
             }
@@ -245,7 +250,9 @@ impl Gateway {
         };
         conn.active_ms = now;
         let Role::Down(down) = &conn.role else { return };
-        let drained = down.draining && down.streams.is_empty();
+        // A multiplexed client is told first, and says that it knows: requests may be on their way.
+        let drained =
+            down.draining && down.streams.is_empty() && down.codec.shape() != Shape::Multiplex;
         if down.codec.finished() || drained {
             self.close_after_flush(core, key);
             return;

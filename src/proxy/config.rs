@@ -203,6 +203,8 @@ pub struct Http {
     pub http1: Arc<http1::Settings>,
     /// A codec other than HTTP/1, for protocols that bring their own.
     pub codec: Option<Arc<dyn CodecFactory>>,
+    /// The codec of clients that begin with the preface of HTTP/2, where either is spoken (`AUTO`).
+    pub http2: Option<Arc<dyn CodecFactory>>,
     /// Routes.
     pub routes: Arc<RouteTable>,
     /// HTTP filters before the router, in order.

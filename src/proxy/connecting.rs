@@ -101,8 +101,12 @@ impl Gateway {
         let stats = &cluster.stats;
         self.stats.inc(stats.upstream_cx_total);
         self.stats.gauge(stats.upstream_cx_active, 1);
-        if cluster.config.codec.is_none() {
-            self.stats.inc(stats.upstream_cx_http1_total);
+        match &cluster.config.codec {
+            None => self.stats.inc(stats.upstream_cx_http1_total),
+            Some(codec) if codec.http2().is_some() && !raw => {
+                self.stats.inc(stats.upstream_cx_http2_total);
+            }
+            Some(_) => {}
         }
         endpoint
             .host

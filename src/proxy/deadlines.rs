@@ -1,5 +1,7 @@
 //! What happens when time is up: for connections, parked or resident, and for streams.
 
+use moorgate_codecs::Shape;
+
 use super::conn::{Closing, Conn, Role};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
@@ -53,6 +55,7 @@ impl Gateway {
                 if !down.draining {
                     at(conn.opened_ms, down.http.max_connection_duration_ms);
                 }
+                due = due.min(down.codec.next_deadline().unwrap_or(u64::MAX));
             }
             Role::Up(up) => {
                 let config = &up.endpoint.cluster.config;
@@ -62,6 +65,9 @@ impl Gateway {
                     at(conn.active_ms, config.idle_timeout_ms);
                 }
                 at(conn.opened_ms, config.max_connection_duration_ms);
+                if !up.connecting {
+                    due = due.min(up.codec.next_deadline().unwrap_or(u64::MAX));
+                }
             }
             Role::Tunnel(end) => {
                 if end.connecting {
@@ -92,6 +98,11 @@ impl Gateway {
             return;
         };
         conn.timer_ms = u64::MAX;
+        if due <= now && !self.codec_due(core, key) {
+            return;
+        }
+        let due = self.conn_deadline(key);
+        let Some(conn) = self.conn(key) else { return };
         if due > now {
             if due != u64::MAX {
                 self.due_by(core, key, due);
@@ -175,13 +186,14 @@ impl Gateway {
         if aged {
             self.stats
                 .inc(http.stats.downstream_cx_max_duration_reached);
-            if let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) {
-                down.draining = true;
-            }
-            self.client_quiet(core, key);
+            self.leave(core, key);
             return;
         }
         self.stats.inc(http.stats.downstream_cx_idle_timeout);
+        if !down.draining && down.codec.shape() == Shape::Multiplex {
+            self.leave(core, key);
+            return;
+        }
         self.close(core, key, false);
     }
 
@@ -191,6 +203,11 @@ impl Gateway {
             return;
         };
         match record.kind {
+            Kind::Pooled if self.wants_waking(record) => {
+                if let Some(key) = self.unpark_pooled(core, slot) {
+                    self.conn_due(core, key);
+                }
+            }
             Kind::Pooled => {
                 if let Some(endpoint) = &record.peer {
                     self.stats
@@ -207,7 +224,7 @@ impl Gateway {
             }
             Kind::Mux => {
                 if let Some(key) = self.wake_record(core, slot) {
-                    self.conn_due(core, key);
+                    self.mux_due(core, key);
                 }
             }
             Kind::Idle | Kind::Pair => {
@@ -227,6 +244,21 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// A multiplexed client's deadline passed while it was parked: its codec's, or its own.
+    fn mux_due<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let now = core.now();
+        let Some(conn) = self.conns.get_key_mut(key) else {
+            return;
+        };
+        let idle = conn.streams().is_some_and(super::conn::StreamMap::is_empty);
+        let codec = conn.codec_mut().and_then(|codec| codec.next_deadline());
+        if idle && codec.is_none_or(|due| due > now) {
+            // Nothing else was waited for: it was silent for as long as it may be.
+            conn.active_ms = 0;
+        }
+        self.conn_due(core, key);
     }
 
     fn client_streams_due<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {

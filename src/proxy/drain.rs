@@ -156,6 +156,7 @@ impl Gateway {
         if multiplexed {
             let none = crate::engine::arena::Span { start: 0, len: 0 };
             self.encode(key, none, |codec, out| codec.go_away(out));
+            self.rearm_client_timer(core, key);
         }
         if idle {
             self.client_quiet(core, key);

@@ -155,6 +155,10 @@ pub struct Gateway {
     pub(super) stopped: bool,
     /// Bytes in the arena are being decoded, so it must not be reset.
     pub(super) decoding: bool,
+    /// Output is being written.
+    pub(super) flushing: bool,
+    /// Connections with room for more, whose lanes move when the turn's buffers are free.
+    pub(super) drained: Vec<Key>,
     /// At the limit of the memory budget when last looked.
     pub(super) relieving: bool,
     pub(super) published: engine::core::Tally,
@@ -204,6 +208,8 @@ impl Gateway {
             drain: None,
             stopped: false,
             decoding: false,
+            flushing: false,
+            drained: Vec::new(),
             relieving: false,
             published: engine::core::Tally::default(),
             scratch: crate::route::headers::Scratch::default(),

@@ -4,7 +4,7 @@ use std::io;
 
 use moorgate_codecs::{Consumed, Why};
 
-use super::conn::{Closing, Role, pause};
+use super::conn::{Closing, Conn, Role, pause};
 use super::gateway::{Core, Gateway};
 use super::output::Flushed;
 use crate::engine::arena::Span;
@@ -297,6 +297,12 @@ impl Gateway {
                     }
                     return false;
                 }
+                Why::Http2 => {
+                    if !self.switch_to_http2(core, key) {
+                        self.close_after_flush(core, key);
+                        return false;
+                    }
+                }
                 Why::Closed(error) => {
                     self.codec_closed(core, key, error);
                     return false;
@@ -342,12 +348,27 @@ impl Gateway {
     /// Writes what every connection has to say, and frees the turn's buffers.
     pub(super) fn flush_all<R: Reactor>(&mut self, core: &mut Core<R>) {
         debug_assert!(!self.decoding, "the arena is still read from");
-        // What drains may make others talk; they are flushed in the same go.
-        while let Some(key) = self.dirty.pop() {
-            self.flush(core, key);
+        if self.flushing {
+            // It goes on below, once there is room.
+            return;
         }
-        core.arena.reset();
-        self.out.bytes.clear();
+        self.flushing = true;
+        // What drains may make others talk; they are flushed in the same go. It is a loop and not a call
+        // from within, so that a long row of those who wait for each other takes no stack.
+        loop {
+            while let Some(key) = self.dirty.pop() {
+                self.flush(core, key);
+            }
+            core.arena.reset();
+            self.out.bytes.clear();
+            if self.drained.is_empty() {
+                break;
+            }
+            for key in std::mem::take(&mut self.drained) {
+                self.pump_into(core, key);
+            }
+        }
+        self.flushing = false;
         if self.out.bytes.capacity() > 4 * MAX_WIRE {
             self.out.bytes.shrink_to(MAX_WIRE);
         }
@@ -409,6 +430,9 @@ impl Gateway {
             }
         };
         if !blocked {
+            if let Some(codec) = self.conn_mut(key).and_then(Conn::codec_mut) {
+                codec.written();
+            }
             self.drained(core, key);
             self.written(core, key);
         } else if self.conn(key).is_some_and(|conn| conn.throttles) {

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use moorgate_codecs::http1;
+use moorgate_codecs::{Shape, http1};
 
 use super::config::{FilterChain, Http, Listener, ListenerId, NetworkFilter};
 use super::conn::{Conn, Down, Role, StreamMap, pause};
@@ -395,9 +395,18 @@ impl Gateway {
             NetworkFilter::Http(http) => {
                 self.stats.inc(http.stats.downstream_cx_total);
                 self.stats.gauge(http.stats.downstream_cx_active, 1);
-                if http.codec.is_none() {
-                    self.stats.inc(http.stats.downstream_cx_http1_total);
-                    self.stats.gauge(http.stats.downstream_cx_http1_active, 1);
+                match &http.codec {
+                    None => {
+                        if http.http2.is_none() {
+                            self.stats.inc(http.stats.downstream_cx_http1_total);
+                        }
+                        self.stats.gauge(http.stats.downstream_cx_http1_active, 1);
+                    }
+                    Some(codec) if codec.http2().is_some() => {
+                        self.stats.inc(http.stats.downstream_cx_http2_total);
+                        self.stats.gauge(http.stats.downstream_cx_http2_active, 1);
+                    }
+                    Some(_) => {}
                 }
                 let local = local(&found.peer);
                 let ends = found.ends(&local);
@@ -448,7 +457,10 @@ impl Gateway {
         conn.rest.clear(&mut core.chunks);
         conn.output.clear(&mut core.chunks);
         match &conn.role {
-            Role::Down(down) => self.client_closed(&down.listener, Some(&down.http), 0),
+            Role::Down(down) => {
+                let multiplexed = down.codec.shape() == Shape::Multiplex;
+                self.client_closed(&down.listener, Some((&down.http, multiplexed)), 0);
+            }
             Role::Tunnel(end) if end.client => self.client_closed(&end.listener, None, 0),
             Role::Tunnel(_) | Role::Up(_) | Role::Detecting(_) | Role::Waking => {}
         }
@@ -460,18 +472,31 @@ impl Gateway {
         self.peer_gone(core, key, true);
     }
 
-    /// Counts the end of a client's connection.
-    pub(super) fn client_closed(&self, listener: &Listener, http: Option<&Arc<Http>>, age_ms: u64) {
+    /// Counts the end of a client's connection; `http` with whether its codec multiplexed.
+    pub(super) fn client_closed(
+        &self,
+        listener: &Listener,
+        http: Option<(&Arc<Http>, bool)>,
+        age_ms: u64,
+    ) {
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.stats.inc(listener.stats.downstream_cx_destroy);
         self.stats.gauge(listener.stats.downstream_cx_active, -1);
         self.stats
             .record(listener.stats.downstream_cx_length_ms, age_ms);
-        let Some(http) = http else { return };
+        let Some((http, multiplexed)) = http else {
+            return;
+        };
         self.stats.inc(http.stats.downstream_cx_destroy);
         self.stats.gauge(http.stats.downstream_cx_active, -1);
-        if http.codec.is_none() {
+        if http.codec.is_none() && !multiplexed {
             self.stats.gauge(http.stats.downstream_cx_http1_active, -1);
+        } else if http
+            .codec
+            .as_ref()
+            .is_none_or(|codec| codec.http2().is_some())
+        {
+            self.stats.gauge(http.stats.downstream_cx_http2_active, -1);
         }
         self.stats
             .record(http.stats.downstream_cx_length_ms, age_ms);

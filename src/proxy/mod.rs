@@ -18,6 +18,7 @@ mod drain;
 pub mod facts;
 mod gateway;
 pub mod http;
+pub mod http2;
 mod io;
 mod listen;
 mod logging;

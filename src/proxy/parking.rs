@@ -121,9 +121,7 @@ impl Gateway {
                 self.park_exchange(core, key)
             }
             Role::Down(_) => self.park_mux(core, key),
-            Role::Up(up) if up.idle && up.codec.shape() == Shape::PingPong => {
-                self.park_pooled(core, key);
-            }
+            Role::Up(up) if up.idle && up.streams.is_empty() => self.park_pooled(core, key),
             Role::Up(_) => {}
             Role::Tunnel(end) if end.client => self.park_tunnel(core, key),
             Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
@@ -176,6 +174,7 @@ impl Gateway {
             deadline: Self::earliest(&[
                 (conn.active_ms, http.idle_timeout_ms),
                 (conn.opened_ms, http.max_connection_duration_ms),
+                (0, down.codec.next_deadline().unwrap_or(0)),
             ]),
             requests: down.requests,
             kind,
@@ -364,7 +363,10 @@ impl Gateway {
             owner: down.listener.id.0,
             chain: down.chain.id.0,
             opened: Deci::from_ms(conn.opened_ms),
-            deadline: Self::earliest(&[(conn.opened_ms, http.max_connection_duration_ms)]),
+            deadline: Self::earliest(&[
+                (conn.opened_ms, http.max_connection_duration_ms),
+                (0, down.codec.next_deadline().unwrap_or(0)),
+            ]),
             requests: down.requests,
             kind: Kind::Mux,
             flags: Self::closed_bits(conn, None) | draining,
@@ -403,6 +405,7 @@ impl Gateway {
             deadline: Self::earliest(&[
                 (conn.active_ms, config.idle_timeout_ms),
                 (conn.opened_ms, config.max_connection_duration_ms),
+                (0, up.codec.next_deadline().unwrap_or(0)),
             ]),
             requests: up.requests,
             kind: Kind::Pooled,
@@ -410,9 +413,18 @@ impl Gateway {
             peer: Some(Arc::clone(&up.endpoint)),
             cold: Self::pooled_cold(compact),
         };
+        let shared = up.codec.shape() != Shape::PingPong;
+        let host = up.endpoint.host.id;
         self.fold_bytes(key);
-        if self.park_record(core, key, slot, record)
-            && let Some(mut conn) = self.conns.remove(key.index)
+        if !self.park_record(core, key, slot, record) {
+            return;
+        }
+        if shared && let Some(pool) = self.pools.get_mut(&host) {
+            // As long as it is parked it is one of those that are idle.
+            pool.shared.retain(|other| *other != key);
+            pool.idle.push(slot);
+        }
+        if let Some(mut conn) = self.conns.remove(key.index)
             && let Role::Up(up) = &mut conn.role
             && let Some(permit) = up.permit.take()
         {

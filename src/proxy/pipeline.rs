@@ -48,6 +48,9 @@ impl Gateway {
             }
         }
         self.events.list = list;
+        if !self.events.notes.is_empty() {
+            self.count_notes(key);
+        }
     }
 
     fn stream_on(&self, key: Key, id: StreamId) -> Option<Key> {
@@ -161,8 +164,13 @@ impl Gateway {
             if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
                 up.streams.remove(id);
             }
+            let leaving = self
+                .conn(key)
+                .and_then(Conn::up)
+                .is_some_and(|up| up.draining);
             if let Some(stream) = self.stream_mut(stream) {
                 stream.upstream = None;
+                stream.on_used_connection = leaving && reason == ResetReason::Refused;
             }
             self.upstream_reset(core, stream, reason);
         }
@@ -263,6 +271,10 @@ impl Gateway {
             }
             let len = waiting.min(16 * 1024);
             if core.arena.room() < len {
+                if self.flushing {
+                    self.drained.push(to);
+                    break;
+                }
                 if self.decoding {
                     // It goes on when the turn's output was written.
                     if let Some(conn) = self.conn_mut(to) {
@@ -453,6 +465,16 @@ impl Gateway {
             }
             return;
         }
+        if self.flushing {
+            self.drained.push(key);
+        } else {
+            self.pump_into(core, key);
+        }
+    }
+
+    /// Lets all lanes into a connection move.
+    pub(super) fn pump_into<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(conn) = self.conn(key) else { return };
         let client = conn.down().is_some();
         let streams = conn
             .streams()
@@ -532,6 +554,7 @@ impl Gateway {
                     return;
                 };
                 self.stats.inc(down.http.stats.downstream_cx_protocol_error);
+                self.count_breach(key, error.detail);
                 if down.codec.shape() == Shape::PingPong && down.codec.streams() == 0 {
                     // It got its answer while the events before the error were handled.
                     self.close_after_flush(core, key);
@@ -540,8 +563,9 @@ impl Gateway {
                 self.refuse_request(core, key, error);
             }
             Role::Up(_) => {
-                if error.is_some() {
+                if let Some(error) = error {
                     self.note_upstream_error(key);
+                    self.count_breach(key, error.detail);
                     self.upstream_ended(core, key, true, ResetReason::Protocol);
                 } else {
                     self.upstream_gone(core, key, true);

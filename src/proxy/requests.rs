@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorgate_codecs::{Head, ProtocolError, ResetReason, StreamId};
+use moorgate_codecs::{Head, ProtocolError, ResetReason, StreamId, Version};
 
 use super::conn::Conn;
 use super::gateway::{Core, Gateway};
@@ -25,8 +25,11 @@ impl Gateway {
         let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) else {
             return;
         };
-        if !partial {
+        if !partial && !(down.streams.is_empty() && down.codec.mid_message()) {
             down.head_since = None;
+            if down.draining && down.streams.is_empty() && down.codec.finished() {
+                self.close_after_flush(core, key);
+            }
         } else if down.head_since.is_none() && down.streams.is_empty() {
             down.head_since = Some(now);
             let timeout = down.http.request_headers_timeout_ms;
@@ -50,9 +53,10 @@ impl Gateway {
             return;
         };
         down.head_since = None;
+        let first = down.requests == 0;
         down.requests += 1;
         let http = Arc::clone(&down.http);
-        let (stats, own) = (http.stats, http.codec.is_some());
+        let (stats, either) = (http.stats, http.http2.is_some());
         let proxied = http.proxy_100_continue;
         let limit = http.max_requests_per_connection;
         if limit > 0 && down.requests >= limit && !down.draining {
@@ -74,14 +78,23 @@ impl Gateway {
             stream.filters = filters.iter().map(|factory| factory.make()).collect();
         }
         let expects = std::mem::take(&mut head.expect_continue);
+        let version = head.version;
         stream.head = Some(head);
         let stream_key = self.streams.0.insert(stream);
         if let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) {
             down.streams.insert(id, stream_key);
         }
         self.stats.inc(stats.downstream_rq_total);
-        if !own {
-            self.stats.inc(stats.downstream_rq_http1_total);
+        match version {
+            Version::Http2 => self.stats.inc(stats.downstream_rq_http2_total),
+            Version::Other => {}
+            Version::Http10 | Version::Http11 => {
+                self.stats.inc(stats.downstream_rq_http1_total);
+                if first && either {
+                    // Until now it could have been the other.
+                    self.stats.inc(stats.downstream_cx_http1_total);
+                }
+            }
         }
         self.stats.gauge(stats.downstream_rq_active, 1);
         self.schedule_stream(stream_key);

@@ -158,9 +158,14 @@ impl Gateway {
             self.announce_drain(key, client);
         }
         let none = Span { start: 0, len: 0 };
-        let sent = self.encode(client, none, |codec, out| {
-            codec.send_head(id, &head, end, out)
-        });
+        // A connection with other streams on it does not become a tunnel for one of them.
+        let sent = if tunnel && self.is_shared(key) {
+            None
+        } else {
+            self.encode(client, none, |codec, out| {
+                codec.send_head(id, &head, end, out)
+            })
+        };
         if !matches!(sent, Some(Ok(()))) {
             self.events.give_head(head);
             if let Some(stream) = self.stream_mut(key) {

@@ -21,7 +21,11 @@ impl Gateway {
         key: Key,
         failure: UpstreamFailure,
     ) -> bool {
-        if failure == UpstreamFailure::Terminated && self.replace_dead_connection(core, key) {
+        let unseen = matches!(
+            failure,
+            UpstreamFailure::Terminated | UpstreamFailure::Refused
+        );
+        if unseen && self.replace_dead_connection(core, key, failure) {
             return true;
         }
         let random = core.reactor.random();
@@ -181,8 +185,14 @@ impl Gateway {
     }
 
     /// A connection that had been used before may have been closed by the upstream while our request
-    /// was on its way: nothing was answered, so a request that may be repeated is, once.
-    fn replace_dead_connection<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) -> bool {
+    /// was on its way: nothing was answered, so a request that may be repeated is, once. One that the
+    /// upstream says it did not look at, because it is leaving, may always be.
+    fn replace_dead_connection<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        failure: UpstreamFailure,
+    ) -> bool {
         let Some(stream) = self.stream_mut(key) else {
             return false;
         };
@@ -192,7 +202,8 @@ impl Gateway {
         let Some(head) = &stream.head else {
             return false;
         };
-        if !is_idempotent(head.method()) || !stream.request.done {
+        let unseen = failure == UpstreamFailure::Refused;
+        if !(unseen || is_idempotent(head.method())) || !stream.request.done {
             return false;
         }
         stream.replaced_dead = true;

@@ -14,6 +14,7 @@ use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint};
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
+use super::parking::Record;
 use super::stream::Stream;
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::cluster::{Cluster, Host, HostId};
@@ -145,10 +146,17 @@ impl Gateway {
         let Some(pool) = self.pools.get_mut(&host.id) else {
             return;
         };
+        let multiplexed = cluster.config.codec.is_some() && !raw;
+        // One that is being opened for this client takes its other streams too.
+        let opening = multiplexed
+            && own.is_some()
+            && pool.pending.iter().any(|(other, _)| {
+                let other = self.streams.0.get_key(*other);
+                other.is_some_and(|other| other.client_key() == own)
+            });
         pool.pending.push_back((stream, permit));
-        let multiplexed = cluster.config.codec.is_some();
         let each = if multiplexed { ASSUMED_STREAMS } else { 1 };
-        if raw || own.is_some() || pool.connecting * each < pool.pending.len() {
+        if raw || own.is_some() && !opening || pool.connecting * each < pool.pending.len() {
             self.connect(core, host.id, priority, own, raw);
         }
     }
@@ -455,21 +463,34 @@ impl Gateway {
 
     /// An idle parked upstream has something: its end, or bytes nobody asked for. Either way it is
     /// of no use any more.
+    /// One that multiplexes may say more than that, and does so to its codec.
     pub(super) fn parked_upstream_ready<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
         slot: Key,
         ready: Ready,
     ) {
-        let tls = core.parked(slot).and_then(|record| record.cold.as_deref());
-        if matches!(tls, Some(Cold::Tls(_))) {
-            // A ticket, or new keys: not for us to judge before it was opened.
+        let tls = core
+            .parked(slot)
+            .is_some_and(|record| matches!(record.cold.as_deref(), Some(Cold::Tls(_))));
+        let asked = core
+            .parked(slot)
+            .is_some_and(|record| self.wants_waking(record));
+        if tls || asked {
+            // Of TLS: a ticket, or new keys: not for us to judge before it was opened.
             if let Some(key) = self.unpark_pooled(core, slot) {
+                self.rearm_client_timer(core, key);
                 self.resident_ready(core, key, ready);
             }
             return;
         }
         self.close_parked_upstream(core, slot);
+    }
+
+    /// A parked upstream connection whose codec has to be asked what becomes of it.
+    pub(super) fn wants_waking(&self, record: &Record) -> bool {
+        let endpoint = record.peer.as_ref();
+        endpoint.is_some_and(|endpoint| endpoint.cluster.config.codec.is_some())
     }
 
     /// Closes a parked idle upstream.

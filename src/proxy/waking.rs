@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use moorgate_codecs::{Codec, StreamId, http1};
+use moorgate_codecs::{Codec, Shape, StreamId, http1};
 
 use super::config::{ChainId, Http, NetworkFilter};
 use super::conn::{Conn, Down, Role, StreamMap, Up};
@@ -90,6 +90,12 @@ impl Gateway {
         let codec = Self::client_codec(&endpoint, remainder);
         let priority = Self::record_priority(record.flags);
         let permit = Self::take_up_connection(&endpoint, priority);
+        if codec.shape() != Shape::PingPong
+            && let Some(pool) = self.pools.get_mut(&endpoint.host.id)
+        {
+            pool.shared.push(key);
+            pool.idle.retain(|other| *other != slot);
+        }
         let conn = self.conn_mut(key)?;
         conn.slot = slot;
         conn.tls = tls;
@@ -117,8 +123,12 @@ impl Gateway {
         }
     }
 
-    fn server_codec(http: &Http, remainder: &[u8]) -> Box<dyn Codec> {
-        match &http.codec {
+    fn server_codec(http: &Http, multiplexed: bool, remainder: &[u8]) -> Box<dyn Codec> {
+        let other = match &http.codec {
+            None if multiplexed => &http.http2,
+            codec => codec,
+        };
+        match other {
             Some(factory) => factory.unpark(remainder),
             None => Box::new(http1::Server::unpark(Arc::clone(&http.http1), remainder)),
         }
@@ -187,6 +197,7 @@ impl Gateway {
             return None;
         };
         let (requests, draining) = (record.requests, record.has(flags::DRAINING));
+        let multiplexed = record.kind == Kind::Mux;
         let (ends, cold) = Cold::split(record.cold);
         let carried = Carried {
             requests,
@@ -203,7 +214,7 @@ impl Gateway {
                 stream.client = Client::Resident(key);
             }
         }
-        let codec = Self::server_codec(http, &compact);
+        let codec = Self::server_codec(http, multiplexed, &compact);
         let conn = self.conns.get_key_mut(key)?;
         conn.role = Self::client_role(core, conn, &chain, http, codec, streams, carried);
         self.rearm_client_timer(core, key);
@@ -260,7 +271,7 @@ impl Gateway {
                 };
                 let (down, up) = exchange.codecs();
                 let up_codec = Self::client_codec(&endpoint, up);
-                let codec = Self::server_codec(http, down);
+                let codec = Self::server_codec(http, false, down);
                 let ids = (exchange.client_id(), exchange.up_id);
                 let (up_requests, up_opened_ms) = (exchange.up_requests, exchange.up_opened.ms());
                 let mut stream = exchange.into_stream(Some(&endpoint));
@@ -397,6 +408,7 @@ impl Gateway {
         let age = core.now().saturating_sub(record.opened.ms());
         let chain = self.chain(ChainId(record.chain));
         let tunnel = record.has(flags::TUNNEL);
+        let multiplexed = record.kind == Kind::Mux;
         let endpoint = record.peer;
         if let Some(endpoint) = endpoint.clone()
             && record.socks[1].0 >= 0
@@ -433,7 +445,8 @@ impl Gateway {
                 NetworkFilter::Http(http) if !tunnel => Some(Arc::clone(http)),
                 _ => None,
             };
-            self.client_closed(&chain.listener, http.as_ref(), age);
+            let http = http.as_ref().map(|http| (http, multiplexed));
+            self.client_closed(&chain.listener, http, age);
         }
     }
 }

@@ -169,9 +169,9 @@ group! {
             downstream_cx_idle_timeout downstream_cx_max_duration_reached downstream_cx_max_requests_reached
             downstream_cx_protocol_error downstream_cx_drain_close downstream_cx_delayed_close_timeout
             downstream_cx_upgrades_total downstream_cx_rx_bytes_total downstream_cx_tx_bytes_total
-            downstream_cx_http1_total downstream_cx_overload_disable_keepalive
+            downstream_cx_http1_total downstream_cx_http2_total downstream_cx_overload_disable_keepalive
             downstream_flow_control_paused_reading_total downstream_flow_control_resumed_reading_total
-            downstream_rq_total downstream_rq_http1_total downstream_rq_completed downstream_rq_1xx
+            downstream_rq_total downstream_rq_http1_total downstream_rq_http2_total downstream_rq_completed downstream_rq_1xx
             downstream_rq_2xx downstream_rq_3xx downstream_rq_4xx downstream_rq_5xx
             downstream_rq_failed_path_normalization downstream_rq_non_relative_path downstream_rq_too_large downstream_rq_rx_reset
             downstream_rq_tx_reset downstream_rq_timeout downstream_rq_header_timeout
@@ -180,9 +180,21 @@ group! {
             downstream_rq_response_before_rq_complete downstream_rq_ws_on_non_ws_route
             no_route no_cluster rq_direct_response rq_redirect rq_reset_after_downstream_response_started
             rq_retry_skipped_request_not_complete rq_total rs_too_large;
-        gauges: downstream_cx_active downstream_cx_http1_active downstream_cx_upgrades_active
+        gauges: downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active downstream_cx_upgrades_active
             downstream_cx_rx_bytes_buffered downstream_cx_tx_bytes_buffered downstream_rq_active;
         histograms: downstream_cx_length_ms downstream_rq_time;
+    }
+}
+
+group! {
+    /// `http2.*` of clients, `cluster.<name>.http2.*` of upstreams. The last four have no name in Envoy.
+    Http2Stats {
+        counters: goaway_sent header_overflow inbound_empty_frames_flood inbound_priority_frames_flood
+            inbound_window_update_frames_flood keepalive_timeout outbound_control_flood outbound_flood
+            rx_messaging_error rx_reset stream_refused_errors trailers tx_reset
+            continuation_flood inbound_reset_frames_flood too_many_premature_resets;
+        gauges:;
+        histograms:;
     }
 }
 
@@ -201,7 +213,7 @@ group! {
 group! {
     /// `cluster.<name>.*`
     ClusterStats {
-        counters: upstream_cx_total upstream_cx_http1_total upstream_cx_connect_fail
+        counters: upstream_cx_total upstream_cx_http1_total upstream_cx_http2_total upstream_cx_connect_fail
             upstream_cx_connect_timeout upstream_cx_connect_attempts_exceeded upstream_cx_overflow
             upstream_cx_destroy upstream_cx_destroy_local upstream_cx_destroy_remote
             upstream_cx_destroy_with_active_rq upstream_cx_destroy_local_with_active_rq

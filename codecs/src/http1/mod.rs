@@ -78,6 +78,9 @@ pub struct Settings {
     pub upgrades: Vec<String>,
     /// A server may answer CONNECT with 2xx; likewise checked when the answer is sent.
     pub allow_connect: bool,
+    /// The preface of HTTP/2 instead of a first request is reported ([`Why::Http2`](crate::Why)), not
+    /// refused (Envoy: codec_type AUTO).
+    pub detect_http2: bool,
     /// Capitalise field names on the wire (Envoy: header_key_format proper_case_words).
     pub proper_case: bool,
 }
@@ -95,6 +98,7 @@ impl Default for Settings {
             enable_trailers: false,
             upgrades: Vec::new(),
             allow_connect: false,
+            detect_http2: false,
             proper_case: false,
         }
     }

@@ -133,6 +133,13 @@ impl Server {
         Consumed { bytes, why }
     }
 
+    /// The head that was refused is the beginning of HTTP/2's preface, and no request came before it.
+    fn begins_http2(&self, rest: &[u8]) -> bool {
+        self.settings.detect_http2
+            && self.stream == 0
+            && rest.starts_with(b"PRI * HTTP/2.0\r\n\r\n")
+    }
+
     /// Refuses what was read. The stream, new or not, can still be answered if it was not yet.
     fn refuse(&mut self, bytes: usize, refusal: Refusal) -> Consumed {
         if self.phase == Phase::Head {
@@ -366,6 +373,9 @@ impl Codec for Server {
                         Ok(Some(end)) => pos += end,
                         Ok(None) if self.flags.eof => self.phase = Phase::Closed,
                         Ok(None) => return self.consumed(pos, Why::NeedMore, pos < input.len()),
+                        Err(_) if self.begins_http2(rest) => {
+                            return self.consumed(pos, Why::Http2, true);
+                        }
                         Err(refusal) => return self.refuse(pos, refusal),
                     }
                 }

@@ -306,18 +306,14 @@ impl Codec for Connection {
             Leaving::Announced(until) => Some(until.unwrap_or(0)),
             Leaving::No | Leaving::Said => None,
         };
-        let alive = self
-            .settings
-            .keepalive
-            .filter(|_| self.started)
-            .map(|keep| {
-                match (self.asked, self.heard) {
-                    (Some(asked), _) => asked.saturating_add(keep.timeout),
-                    // On the first call the clock starts.
-                    (None, None) => 0,
-                    (None, Some(heard)) => heard.saturating_add(keep.interval),
-                }
-            });
+        let alive = self.settings.keepalive.map(|keep| {
+            match (self.asked, self.heard) {
+                (Some(asked), _) => asked.saturating_add(keep.timeout),
+                // On the first call the clock starts.
+                (None, None) => 0,
+                (None, Some(heard)) => heard.saturating_add(keep.interval),
+            }
+        });
         leave.into_iter().chain(alive).min()
     }
 
@@ -330,7 +326,7 @@ impl Codec for Connection {
             Leaving::Announced(Some(until)) if until <= now => self.say_last(out),
             _ => {}
         }
-        let Some(keep) = self.settings.keepalive.filter(|_| self.started) else {
+        let Some(keep) = self.settings.keepalive else {
             return true;
         };
         match (self.asked, self.heard) {
@@ -339,6 +335,8 @@ impl Codec for Connection {
                 return false;
             }
             (None, None) => self.heard = Some(now),
+            // Who has not begun cannot be asked yet.
+            (None, Some(_)) if !self.started => self.heard = Some(now),
             (None, Some(heard)) if heard + keep.interval <= now => {
                 self.asked = Some(now);
                 self.ping(out, false, PING_ALIVE);

@@ -430,6 +430,7 @@ impl Connection {
         out: &mut Out,
     ) -> ProtocolError {
         self.goaway(out, self.last_remote, code, name);
+        events.note("http2.goaway_sent");
         self.cut_all(ResetReason::Protocol, events);
         ProtocolError {
             stream: None,

@@ -138,6 +138,7 @@ impl Connection {
                     self.ping(out, true, data);
                 } else if payload == PING_LEAVING && matches!(self.leaving, Leaving::Announced(_)) {
                     self.say_last(out);
+                    events.note("http2.goaway_sent");
                 }
                 Ok(())
             }

@@ -17,6 +17,7 @@ impl Connection {
         if !self.was_open(id) {
             return Err(Fault::protocol("http2.idle_stream"));
         }
+        events.note("http2.rx_reset");
         self.counts.reset().map_err(Fault::flood)?;
         let Some(place) = self.streams.place(id) else {
             return Ok(());

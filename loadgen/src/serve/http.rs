@@ -60,7 +60,7 @@ impl Serve {
                 ControlFlow::Break(true)
             }
             Why::Paused => ControlFlow::Continue(()),
-            Why::Upgraded | Why::Closed(None) => ControlFlow::Break(false),
+            Why::Upgraded | Why::Http2 | Why::Closed(None) => ControlFlow::Break(false),
             Why::Closed(Some(error)) => {
                 self.refuse(number, error);
                 ControlFlow::Break(false)

@@ -234,7 +234,7 @@ impl Connection {
             Why::NeedMore => None,
             Why::Paused if self.complete => Some(Step::Moved),
             // The codec waits for an answer that there is none to: it cannot get on.
-            Why::Paused | Why::Upgraded | Why::Closed(None) => Some(self.end()),
+            Why::Paused | Why::Upgraded | Why::Http2 | Why::Closed(None) => Some(self.end()),
             Why::Closed(Some(error)) => {
                 let Some(stream) = error.stream.filter(|_| error.status > 0) else {
                     return Some(self.end());

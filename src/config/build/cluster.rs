@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use moorgate_codecs::http2::Role;
 use moorgate_protos::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use moorgate_protos::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy,
@@ -22,12 +23,13 @@ use super::bootstrap::{DnsFields, dns};
 use super::{Context, Outcome, health, present, time, tls, upstream};
 use crate::cluster::manager::Definition;
 use crate::cluster::{
-    BalancerKind, ClusterConfig, Discovery, DnsFamily, DnsName, DnsSource, Endpoint, HealthTarget,
-    Host, Thresholds, UpstreamTls,
+    BalancerKind, ClusterConfig, CodecFactory, Discovery, DnsFamily, DnsName, DnsSource, Endpoint,
+    HealthTarget, Host, Thresholds, UpstreamTls,
 };
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::SocketOptions;
-use crate::telemetry::stats::TlsStats;
+use crate::proxy::http2::Http2;
+use crate::telemetry::stats::{Http2Stats, TlsStats};
 
 /// Priorities there can be: Envoy's limit.
 const MAX_PRIORITY: u32 = 128;
@@ -93,6 +95,14 @@ fn config(
     });
     let defaults = ClusterConfig::default();
     let protocol = upstream::build(cluster, path)?;
+    let codec = protocol.http2.map(|settings| {
+        let prefix = format!("cluster.{stat_name}.http2.");
+        Arc::new(Http2 {
+            role: Role::Client,
+            settings: Arc::new(settings),
+            stats: Http2Stats::new(context.builder.names, &prefix),
+        }) as Arc<dyn CodecFactory>
+    });
     let mut panic_threshold = defaults.panic_threshold;
     let mut fail_traffic_on_panic = false;
     let mut ignore_new_hosts = false;
@@ -149,7 +159,7 @@ fn config(
         drop_unhealthy_on_removal: cluster.ignore_health_on_host_removal,
         health_checks: health::checks(&cluster.health_checks, &path.field("health_checks"))?,
         discovery,
-        codec: None,
+        codec,
         tls,
     })
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use moorgate_codecs::http1;
+use moorgate_codecs::http2::Role;
 use moorgate_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Transformation;
 use moorgate_protos::envoy::config::core::v3::{
-    Http1ProtocolOptions, HttpProtocolOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
 };
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
     ServerHeaderTransformation, SetCurrentClientCertDetails, StripPortMode,
 };
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
@@ -19,13 +20,15 @@ use moorgate_protos::envoy::extensions::filters::network::http_connection_manage
 use super::{
     Context, Outcome, access_log, address, headers, present, required, route, time, upstream,
 };
+use crate::cluster::CodecFactory;
 use crate::config::{FieldPath, unpack};
 use crate::proxy::config::{
     EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
 };
 use crate::proxy::http::client_cert::{ClientCertRules, Mode};
+use crate::proxy::http2::Http2;
 use crate::route::{Action, RouteTable};
-use crate::telemetry::stats::HttpStats;
+use crate::telemetry::stats::{Http2Stats, HttpStats};
 
 /// The upgrade type that stands for CONNECT.
 pub(super) const CONNECT: &str = "connect";
@@ -49,20 +52,27 @@ pub(super) fn build(
     let common = common.unwrap_or(&nothing);
     let common_path = path.field("common_http_protocol_options");
     let http1 = message.http_protocol_options.clone().unwrap_or_default();
+    let mut http1 = settings(message, &http1, common, &upgrades, &routes, path)?;
+    let http2 = http2_codec(message, &http1, context, path)?;
+    let (codec, http2) = match CodecType::try_from(message.codec_type) {
+        Ok(CodecType::Auto) => (None, Some(http2)),
+        Ok(CodecType::Http2) => (Some(http2), None),
+        Ok(CodecType::Http1) => (None, None),
+        _ => return Err(path.field("codec_type").error("is not known")),
+    };
+    http1.detect_http2 = http2.is_some();
+    http1.over_tls = is_tls;
     let limit = |value: &Option<_>, default, name: &str| {
         time::or(value.as_ref(), default, &path.field(name))
     };
     let common_limit = |value: &Option<_>, default, name: &str| {
         time::or(value.as_ref(), default, &common_path.field(name))
     };
-    let settings = http1::Settings {
-        over_tls: is_tls,
-        ..settings(message, &http1, common, &upgrades, &routes, path)?
-    };
     Ok(Http {
         stat_prefix: stat_prefix.to_owned(),
-        http1: Arc::new(settings),
-        codec: None,
+        http1: Arc::new(http1),
+        codec,
+        http2,
         filters: Vec::new(),
         rules: rules(message, common, router(message, path)?, path)?,
         idle_timeout_ms: common_limit(&common.idle_timeout, 3_600_000, "idle_timeout")?,
@@ -99,6 +109,24 @@ pub(super) fn build(
         stats: HttpStats::new(context.builder.names, &format!("http.{stat_prefix}.")),
         routes: Arc::new(routes),
     })
+}
+
+/// What makes the HTTP/2 codecs of clients.
+fn http2_codec(
+    message: &HttpConnectionManager,
+    http1: &http1::Settings,
+    context: &Context<'_>,
+    path: &FieldPath<'_>,
+) -> Outcome<Arc<dyn CodecFactory>> {
+    let nothing = Http2ProtocolOptions::default();
+    let options = message.http2_protocol_options.as_ref().unwrap_or(&nothing);
+    let limits = (http1.max_head_bytes, http1.max_fields);
+    let path = path.field("http2_protocol_options");
+    Ok(Arc::new(Http2 {
+        role: Role::Server,
+        settings: Arc::new(super::http2::settings(options, limits, &path)?),
+        stats: Http2Stats::new(context.builder.names, "http2."),
+    }))
 }
 
 /// `upgrade_configs`: (token in lower case, enabled).
@@ -157,6 +185,7 @@ fn settings(
         enable_trailers: http1.enable_trailers,
         upgrades: tokens,
         allow_connect,
+        detect_http2: false,
         proper_case: upstream::proper_case(http1.header_key_format.as_ref()),
         over_tls: false,
     })

@@ -20,6 +20,7 @@ mod data;
 mod headers;
 mod health;
 mod http;
+mod http2;
 mod intern;
 mod listener;
 mod listener_filters;

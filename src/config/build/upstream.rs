@@ -1,11 +1,11 @@
 //! HTTP protocol options of a cluster.
 
-use moorgate_codecs::http1;
+use moorgate_codecs::{http1, http2};
 use moorgate_protos::Name;
 use moorgate_protos::envoy::config::cluster::v3::Cluster;
 use moorgate_protos::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
 use moorgate_protos::envoy::config::core::v3::{
-    Http1ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
 };
 use moorgate_protos::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use moorgate_protos::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
@@ -20,6 +20,8 @@ pub(super) struct Protocol {
     pub(super) max_connection_duration_ms: u64,
     pub(super) max_requests_per_connection: u32,
     pub(super) http1: http1::Settings,
+    /// HTTP/2 is spoken instead.
+    pub(super) http2: Option<http2::Settings>,
 }
 
 /// The options of a cluster: the typed ones, or the older fields of the cluster itself.
@@ -41,6 +43,10 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
             "http_protocol_options",
         ),
         (
+            cluster.http2_protocol_options.is_some(),
+            "http2_protocol_options",
+        ),
+        (
             cluster.max_requests_per_connection.is_some(),
             "max_requests_per_connection",
         ),
@@ -50,6 +56,8 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
             cluster.common_http_protocol_options.as_ref(),
             &path.field("common_http_protocol_options"),
             cluster.http_protocol_options.as_ref(),
+            cluster.http2_protocol_options.as_ref(),
+            &path.field("http2_protocol_options"),
         )?;
         if let Some(max) = cluster.max_requests_per_connection {
             if protocol.max_requests_per_connection != 0 {
@@ -73,15 +81,20 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => explicit,
         _ => return Err(at.error("is required")),
     };
-    let at = at.field("http_protocol_options");
-    let http1 = match present(explicit.protocol_config.as_ref(), &at)? {
-        ProtocolConfig::HttpProtocolOptions(options) => options,
-        _ => return Err(at.error("is required: upstreams speak HTTP/1")),
+    let at1 = at.field("http_protocol_options");
+    let (http1, http2) = match present(explicit.protocol_config.as_ref(), &at1)? {
+        ProtocolConfig::HttpProtocolOptions(options) => (Some(options), None),
+        ProtocolConfig::Http2ProtocolOptions(options) => (None, Some(options)),
+        ProtocolConfig::Http3ProtocolOptions(_) => {
+            return Err(at1.error("is required: upstreams speak HTTP/1 or HTTP/2"));
+        }
     };
     settings(
         options.common_http_protocol_options.as_ref(),
         &path.field("common_http_protocol_options"),
-        Some(http1),
+        http1,
+        http2,
+        &at.field("http2_protocol_options"),
     )
 }
 
@@ -89,10 +102,19 @@ fn settings(
     common: Option<&CommonOptions>,
     path: &FieldPath<'_>,
     http1: Option<&Http1ProtocolOptions>,
+    http2: Option<&Http2ProtocolOptions>,
+    http2_path: &FieldPath<'_>,
 ) -> Outcome<Protocol> {
     let nothing = CommonOptions::default();
     let common = common.unwrap_or(&nothing);
     let defaults = http1::Settings::default();
+    let max_head_bytes = head_bytes(
+        common.max_response_headers_kb,
+        &path.field("max_response_headers_kb"),
+    )?;
+    let max_fields = max_fields(common, path)?;
+    let limits = (max_head_bytes, max_fields);
+    let http2 = http2.map(|options| super::http2::settings(options, limits, http2_path));
     Ok(Protocol {
         idle_timeout_ms: time::or(
             common.idle_timeout.as_ref(),
@@ -106,15 +128,13 @@ fn settings(
         )?,
         max_requests_per_connection: common.max_requests_per_connection.unwrap_or(0),
         http1: http1::Settings {
-            max_head_bytes: head_bytes(
-                common.max_response_headers_kb,
-                &path.field("max_response_headers_kb"),
-            )?,
-            max_fields: max_fields(common, path)?,
+            max_head_bytes,
+            max_fields,
             enable_trailers: http1.is_some_and(|options| options.enable_trailers),
             proper_case: proper_case(http1.and_then(|options| options.header_key_format.as_ref())),
             ..defaults
         },
+        http2: http2.transpose()?,
     })
 }
 

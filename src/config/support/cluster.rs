@@ -42,6 +42,7 @@ pub(super) static TABLES: &[Support] = &[
             ("max_requests_per_connection", Yes),
             ("common_http_protocol_options", As(&UPSTREAM_COMMON)),
             ("http_protocol_options", As(&UPSTREAM_HTTP1)),
+            ("http2_protocol_options", Yes),
             ("typed_extension_protocol_options", Types(PROTOCOL_OPTIONS)),
             ("protocol_selection", Values(&["USE_CONFIGURED_PROTOCOL"])),
             ("dns_refresh_rate", Yes),

@@ -35,7 +35,10 @@ pub(super) static UPSTREAM_HTTP1: Support = Support {
 
 static EXPLICIT_UPSTREAM: Support = Support {
     message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
-    fields: &[("http_protocol_options", As(&UPSTREAM_HTTP1))],
+    fields: &[
+        ("http_protocol_options", As(&UPSTREAM_HTTP1)),
+        ("http2_protocol_options", Yes),
+    ],
 };
 
 pub(super) static TABLES: &[Support] = &[
@@ -52,12 +55,13 @@ pub(super) static TABLES: &[Support] = &[
     Support {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         fields: &[
-            ("codec_type", Values(&["AUTO", "HTTP1"])),
+            ("codec_type", Values(&["AUTO", "HTTP1", "HTTP2"])),
             ("stat_prefix", Yes),
             ("route_config", Yes),
             ("http_filters", Yes),
             ("common_http_protocol_options", Yes),
             ("http_protocol_options", Yes),
+            ("http2_protocol_options", Yes),
             ("server_name", Yes),
             ("server_header_transformation", Yes),
             ("scheme_header_transformation", Yes),
@@ -65,7 +69,8 @@ pub(super) static TABLES: &[Support] = &[
             ("stream_idle_timeout", Yes),
             ("request_timeout", Yes),
             ("request_headers_timeout", Yes),
-            // The time between two farewells of a multiplexed connection: HTTP/1 has one.
+            // The time between the two farewells of a multiplexed connection: ours follows when the
+            // client says that it knows, 5 s at the latest.
             ("drain_timeout", Ignored),
             ("delayed_close_timeout", Yes),
             ("access_log", Types(ACCESS_LOGS)),
@@ -166,6 +171,30 @@ pub(super) static TABLES: &[Support] = &[
             ("send_fully_qualified_url", Off),
             ("use_balsa_parser", Ignored),
         ],
+    },
+    Support {
+        message: "envoy.config.core.v3.Http2ProtocolOptions",
+        fields: &[
+            ("hpack_table_size", Yes),
+            ("max_concurrent_streams", Yes),
+            ("initial_stream_window_size", Yes),
+            ("initial_connection_window_size", Yes),
+            ("allow_connect", Off),
+            ("allow_metadata", Off),
+            ("max_outbound_frames", Yes),
+            ("max_outbound_control_frames", Yes),
+            ("max_consecutive_inbound_frames_with_empty_payload", Yes),
+            ("max_inbound_priority_frames_per_stream", Yes),
+            ("max_inbound_window_update_frames_per_data_frame_sent", Yes),
+            ("stream_error_on_invalid_http_messaging", Yes),
+            ("override_stream_error_on_invalid_http_message", Yes),
+            ("connection_keepalive", Yes),
+            ("use_oghttp2_codec", Ignored),
+        ],
+    },
+    Support {
+        message: "envoy.config.core.v3.KeepaliveSettings",
+        fields: &[("interval", Yes), ("timeout", Yes)],
     },
     Support {
         message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",

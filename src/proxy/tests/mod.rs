@@ -51,6 +51,7 @@ pub(crate) struct Plan {
 /// Settings of a connection manager in a test.
 pub(crate) struct HttpPlan {
     pub(crate) codec: Option<Arc<dyn crate::cluster::CodecFactory>>,
+    pub(crate) http2: Option<Arc<dyn crate::cluster::CodecFactory>>,
     pub(crate) filters: Vec<Arc<dyn FilterFactory>>,
     pub(crate) idle_timeout_ms: u64,
     pub(crate) stream_idle_timeout_ms: u64,
@@ -65,6 +66,7 @@ impl Default for HttpPlan {
     fn default() -> Self {
         Self {
             codec: None,
+            http2: None,
             filters: Vec::new(),
             idle_timeout_ms: 3_600_000,
             stream_idle_timeout_ms: 300_000,
@@ -249,6 +251,7 @@ impl Bed {
                 ..http1::Settings::default()
             }),
             codec: plan.codec,
+            http2: plan.http2,
             routes: Arc::new(table.build()),
             filters: plan.filters,
             rules: Rules::default(),

@@ -90,6 +90,7 @@ impl Log {
         match why {
             Why::NeedMore | Why::Paused => {}
             Why::Upgraded => self.line("upgraded".into()),
+            Why::Http2 => self.line("http2".into()),
             Why::Closed(None) => self.line("closed".into()),
             Why::Closed(Some(error)) => self.line(format!(
                 "refused {} {}{}",

@@ -82,7 +82,7 @@ fn relay<I: Codec, O: Codec>(
         let end = match consumed.why {
             Why::Closed(Some(error)) => format!("{} `{}`", error.status, error.detail),
             Why::Closed(None) => "closed".into(),
-            Why::Upgraded => "tunnel".into(),
+            Why::Upgraded | Why::Http2 => "tunnel".into(),
             Why::Paused | Why::NeedMore => {
                 if let Some(stream) = answered
                     && from.send_head(stream, &ok(), true, &mut replies).is_ok()
