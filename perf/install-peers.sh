@@ -13,7 +13,7 @@ envoy_version=1.40.0
 # command:package. The stream module of nginx has no command and is checked by its file.
 tools=(
   nginx:nginx haproxy:haproxy wrk:wrk ab:apache2-utils h2load:nghttp2-client
-  curl:curl socat:socat openssl:openssl python3:python3
+  nghttp:nghttp2-client node:nodejs curl:curl socat:socat openssl:openssl python3:python3
 )
 stream_module=/usr/lib/nginx/modules/ngx_stream_module.so
 

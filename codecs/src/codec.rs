@@ -241,6 +241,12 @@ pub trait Codec: Send + std::fmt::Debug {
         out: &mut Out,
     ) -> Result<usize, SendError>;
 
+    /// How many bytes [`send_data`](Self::send_data) would accept now, so that nobody gets more ready.
+    fn sendable(&self, stream: StreamId) -> usize {
+        let _ = stream;
+        usize::MAX
+    }
+
     /// Sends trailers; the message ends with them.
     fn send_trailers(
         &mut self,

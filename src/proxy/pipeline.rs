@@ -164,13 +164,10 @@ impl Gateway {
             if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
                 up.streams.remove(id);
             }
-            let leaving = self
-                .conn(key)
-                .and_then(Conn::up)
-                .is_some_and(|up| up.draining);
             if let Some(stream) = self.stream_mut(stream) {
                 stream.upstream = None;
-                stream.on_used_connection = leaving && reason == ResetReason::Refused;
+                // It was not looked at: to send it again is safe (RFC 9113 section 8.7).
+                stream.on_used_connection = reason == ResetReason::Refused;
             }
             self.upstream_reset(core, stream, reason);
         }
@@ -269,10 +266,20 @@ impl Gateway {
             if waiting == 0 {
                 break;
             }
-            let len = waiting.min(16 * 1024);
+            let none = Span { start: 0, len: 0 };
+            let most = self.conns.get_key_mut(to).and_then(Conn::codec_mut);
+            let most = most.map_or(0, |codec| codec.sendable(id));
+            if most == 0 {
+                // It says when there is room again, once it was asked.
+                self.encode(to, none, |codec, out| {
+                    codec.send_data(id, waiting, false, out)
+                });
+                break;
+            }
+            let len = waiting.min(16 * 1024).min(most);
             if core.arena.room() < len {
                 if self.flushing {
-                    self.drained.push(to);
+                    self.note_drained(to);
                     break;
                 }
                 if self.decoding {
@@ -466,9 +473,15 @@ impl Gateway {
             return;
         }
         if self.flushing {
-            self.drained.push(key);
+            self.note_drained(key);
         } else {
             self.pump_into(core, key);
+        }
+    }
+
+    fn note_drained(&mut self, key: Key) {
+        if !self.drained.contains(&key) {
+            self.drained.push(key);
         }
     }
 

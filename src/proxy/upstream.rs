@@ -252,7 +252,8 @@ impl Gateway {
             let config = &up.endpoint.cluster.config;
             let worn = config.max_requests_per_connection > 0
                 && up.requests >= config.max_requests_per_connection;
-            let over = up.codec.finished() || conn.read_closed;
+            // Of streams that the codec is through with something may still be on its way here.
+            let over = up.codec.finished() && up.streams.is_empty() || conn.read_closed;
             if over || ((worn || up.draining) && up.streams.is_empty()) {
                 if worn {
                     self.stats

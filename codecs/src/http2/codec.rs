@@ -182,6 +182,14 @@ impl Codec for Connection {
         Ok(accepted)
     }
 
+    fn sendable(&self, stream: StreamId) -> usize {
+        let window = self.streams.place(stream).map_or(0, |place| {
+            let window = self.streams.0[place].send_window;
+            window.min(self.send_window)
+        });
+        window.max(0) as usize
+    }
+
     fn send_trailers(
         &mut self,
         stream: StreamId,

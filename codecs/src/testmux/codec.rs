@@ -166,6 +166,11 @@ impl Codec for Mux {
         Ok(accepted)
     }
 
+    fn sendable(&self, stream: StreamId) -> usize {
+        self.place(stream)
+            .map_or(0, |place| self.streams[place].send_window as usize)
+    }
+
     fn send_trailers(
         &mut self,
         stream: StreamId,

@@ -1,0 +1,41 @@
+// An HTTP/2 server without TLS: `node http2_server.js PORT`. The path says how it answers.
+"use strict";
+const http2 = require("http2");
+
+const server = http2.createServer();
+let sessions = 0;
+server.on("session", () => { sessions += 1; });
+server.on("stream", (stream, headers) => {
+  stream.on("error", () => {});
+  const path = headers[":path"];
+  if (path.startsWith("/echo")) {
+    stream.respond({ ":status": 200, "x-method": headers[":method"] });
+    stream.pipe(stream);
+  } else if (path.startsWith("/trailers")) {
+    stream.respond({ ":status": 200 }, { waitForTrailers: true });
+    stream.on("wantTrailers", () => stream.sendTrailers({ "x-sum": "42" }));
+    stream.end("body");
+  } else if (path.startsWith("/early")) {
+    stream.additionalHeaders({ ":status": 103, link: "</a>" });
+    stream.respond({ ":status": 200 });
+    stream.end("early");
+  } else if (path.startsWith("/big/")) {
+    stream.respond({ ":status": 200 });
+    stream.end(Buffer.alloc(Number(path.slice(5)), "b"));
+  } else if (path.startsWith("/refuse")) {
+    stream.close(http2.constants.NGHTTP2_REFUSED_STREAM);
+  } else if (path.startsWith("/leave")) {
+    // What is open is answered, and the connection takes no more.
+    stream.session.goaway(0, stream.id);
+    stream.respond({ ":status": 200 });
+    stream.end("left");
+    stream.session.close();
+  } else if (path.startsWith("/sessions")) {
+    stream.respond({ ":status": 200 });
+    stream.end(String(sessions));
+  } else {
+    stream.respond({ ":status": 200, "content-length": 5 });
+    stream.end("hello");
+  }
+});
+server.listen(Number(process.argv[2]), "127.0.0.1");
