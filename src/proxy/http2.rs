@@ -72,7 +72,7 @@ impl Gateway {
                 factory.http2()
             }
             ConnRole::Up(up) => up.endpoint.cluster.config.codec.as_ref()?.http2(),
-            ConnRole::Tunnel(_) | ConnRole::Waking => None,
+            ConnRole::Tunnel(_) | ConnRole::Detecting(_) | ConnRole::Waking => None,
         }
     }
 
@@ -112,7 +112,7 @@ impl Gateway {
         self.conn(key).is_some_and(|conn| match &conn.role {
             ConnRole::Down(down) => down.codec.shape() == Shape::Multiplex,
             ConnRole::Up(up) => up.codec.shape() == Shape::Multiplex,
-            ConnRole::Tunnel(_) | ConnRole::Waking => false,
+            ConnRole::Tunnel(_) | ConnRole::Detecting(_) | ConnRole::Waking => false,
         })
     }
 

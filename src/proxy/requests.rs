@@ -25,7 +25,8 @@ impl Gateway {
         let Some(down) = self.conn_mut(key).and_then(Conn::down_mut) else {
             return;
         };
-        if !partial && !(down.streams.is_empty() && down.codec.mid_message()) {
+        let inside = down.streams.is_empty() && down.codec.mid_message();
+        if !partial && !inside {
             down.head_since = None;
             if down.draining && down.streams.is_empty() && down.codec.finished() {
                 self.close_after_flush(core, key);

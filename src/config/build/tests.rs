@@ -543,3 +543,44 @@ fn what_has_no_effect_on_http_1_is_off_or_named() {
         "{said}"
     );
 }
+
+#[test]
+fn who_speaks_http2() {
+    let spoken = |fields: &str| {
+        let built = built(&with_manager_field(fields));
+        let http = http_of(&built);
+        let http2 = |codec: &Option<Arc<dyn crate::cluster::CodecFactory>>| {
+            codec.as_ref().is_some_and(|codec| codec.http2().is_some())
+        };
+        (http2(&http.codec), http2(&http.http2))
+    };
+    assert_eq!(spoken(""), (false, true));
+    assert_eq!(spoken("codec_type: HTTP1"), (false, false));
+    assert_eq!(spoken("codec_type: HTTP2"), (true, false));
+    for (options, field) in [
+        (
+            "initial_stream_window_size: 65534",
+            "initial_stream_window_size: has to be between",
+        ),
+        (
+            "max_concurrent_streams: 0",
+            "max_concurrent_streams: has to be between",
+        ),
+        ("allow_metadata: true", "allow_metadata: switching it on"),
+        (
+            "connection_keepalive: {interval: 1s}",
+            "connection_keepalive.timeout: is required",
+        ),
+    ] {
+        let said = refusal(&with_manager_field(&format!(
+            "http2_protocol_options: {{{options}}}"
+        )));
+        assert!(said.contains(field), "{said}");
+    }
+    let upstream = |fields: &str| {
+        let built = built(&cluster(fields));
+        built.definitions[0].config.codec.is_some()
+    };
+    assert!(!upstream("connect_timeout: 1s"));
+    assert!(upstream("http2_protocol_options: {}"));
+}

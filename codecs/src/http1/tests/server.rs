@@ -613,3 +613,34 @@ fn proper_case() {
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Request-Id: a-b\r\n\r\n"
     );
 }
+
+#[test]
+fn the_preface_of_http2_is_handed_over_where_it_may_come() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let run = |detect_http2: bool, before: &[u8]| {
+        let settings = Settings {
+            detect_http2,
+            ..Settings::default()
+        };
+        let mut server = Server::new(Arc::new(settings));
+        let (mut events, mut out) = (Events::default(), Out::default());
+        if !before.is_empty() {
+            server.decode(0, before, &mut events, &mut out);
+            let mut head = Head::new();
+            head.kind = HeadKind::Response;
+            head.status = 204;
+            server.send_head(1, &head, true, &mut out).unwrap();
+        }
+        for end in 0..18 {
+            let consumed = server.decode(0, &preface[..end], &mut events, &mut out);
+            assert_eq!(consumed.why, Why::NeedMore);
+        }
+        let consumed = server.decode(0, preface, &mut events, &mut out);
+        (consumed.bytes, consumed.why)
+    };
+    assert_eq!(run(true, b""), (0, Why::Http2));
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (_, why) in [run(false, b""), run(true, request)] {
+        assert!(matches!(why, Why::Closed(Some(error)) if error.status == 426));
+    }
+}
