@@ -18,7 +18,7 @@ pub struct Cli {
 /// The programs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Answer: an HTTP server, server-sent events, long polls or a TCP echo
+    /// Answer: an HTTP server, server-sent events, long polls, a WebSocket or a TCP echo
     ///
     /// Prints "listening on ADDRESS" when connections are taken, and runs until it is killed.
     Serve(ServeOptions),
@@ -44,6 +44,8 @@ pub enum Service {
     Sse,
     /// HTTP/1.1 that answers after --delay (30 s unless given).
     LongPoll,
+    /// WebSockets: sends back the messages it gets.
+    Ws,
     /// Sends back what it gets.
     Tcp,
 }
@@ -101,7 +103,7 @@ pub struct MessageOptions {
     /// Request body; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT")]
     pub body: Option<String>,
-    /// Bytes of a TCP message
+    /// Bytes of a message over TCP or WebSocket
     #[arg(short, long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub size: u32,
     /// Give up on an answer, or on connecting, after this long
@@ -115,7 +117,7 @@ pub struct MessageOptions {
 /// Options of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// http://host:port/path, or tcp://host:port for a server that echoes
+    /// http://host:port/path; ws://host:port/path or tcp://host:port for a server that echoes
     pub target: String,
     /// Connections open at the same time
     #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
@@ -149,7 +151,7 @@ pub struct RunOptions {
 /// Options of `hold`.
 #[derive(Args, Clone, Debug)]
 pub struct HoldOptions {
-    /// http://host:port/path, or tcp://host:port for a server that echoes
+    /// http://host:port/path; ws://host:port/path or tcp://host:port for a server that echoes
     pub target: String,
     /// Connections to hold
     #[arg(short, long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]

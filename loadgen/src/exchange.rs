@@ -1,4 +1,4 @@
-//! What is sent again and again: one request, or one message to be echoed.
+//! What is sent again and again: one request, or one message to be echoed, over TCP or WebSocket.
 //!
 //! A request is encoded once, by the codec, and sent as it is from then on. Hop-by-hop fields are the
 //! codec's: asking for one is an error, so that no header is dropped in silence.
@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use moorgate_codecs::http1::{Client, Settings};
+use moorgate_codecs::websocket::{self, Opcode};
 use moorgate_codecs::{Codec, Compact, Head, HeadKind, Out};
 
 use crate::target::{Scheme, Target};
@@ -30,7 +31,15 @@ pub struct Exchange {
     pub answer: Answer,
     /// The connection carries another exchange after this one.
     pub keep_alive: bool,
+    /// What a connection begins with: a request to become a WebSocket.
+    pub opening: Option<Box<Head>>,
 }
+
+/// Key of every opening handshake: that of RFC 6455 section 1.3. It proves nothing that a load generator
+/// would need proved.
+pub const WEBSOCKET_KEY: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
+/// Key that frames are masked with, so that each is the same bytes again.
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// How an answer is read.
 #[derive(Debug)]
@@ -41,6 +50,13 @@ pub enum Answer {
     Http {
         settings: Arc<Settings>,
         awaiting: Compact,
+    },
+    /// A message with the same payload.
+    WebSocket {
+        /// The payload.
+        payload: Vec<u8>,
+        /// The message in one frame, as most servers send it.
+        frame: Vec<u8>,
     },
 }
 
@@ -65,7 +81,56 @@ impl Exchange {
             bytes,
             answer: Answer::Echo,
             keep_alive,
+            opening: None,
         }
+    }
+
+    /// A message over a WebSocket that comes back. Text where it is.
+    ///
+    /// # Errors
+    /// A header that cannot be sent, in words for the command line.
+    pub fn websocket(
+        target: &Target,
+        headers: &[String],
+        payload: Vec<u8>,
+        keep_alive: bool,
+    ) -> Result<Self, String> {
+        let mut head = Head::new();
+        head.kind = HeadKind::Request;
+        head.set_method(b"GET");
+        head.set_authority(target.authority.as_bytes());
+        head.set_path(target.path.as_bytes());
+        head.upgrade = true;
+        head.push(b"upgrade", b"websocket");
+        head.push(b"sec-websocket-version", b"13");
+        head.push(b"sec-websocket-key", WEBSOCKET_KEY);
+        add_headers(&mut head, headers)?;
+        let opcode = match std::str::from_utf8(&payload) {
+            Ok(_) => Opcode::Text,
+            Err(_) => Opcode::Binary,
+        };
+        let (mut bytes, mut frame) = (Vec::new(), Vec::new());
+        websocket::write_frame(true, opcode, &payload, Some(MASK), &mut bytes);
+        websocket::write_frame(true, opcode, &payload, None, &mut frame);
+        let exchange = Self {
+            bytes,
+            answer: Answer::WebSocket { payload, frame },
+            keep_alive,
+            opening: Some(Box::new(head)),
+        };
+        exchange.open().ok_or("the opening cannot be sent")?;
+        Ok(exchange)
+    }
+
+    /// The codec of a new connection, and the bytes that it begins with, where it begins with any.
+    #[must_use]
+    pub fn open(&self) -> Option<(Client, Vec<u8>)> {
+        let head = self.opening.as_ref()?;
+        let mut client = Client::new(Arc::default());
+        let mut out = Out::default();
+        let stream = client.open()?;
+        client.send_head(stream, head, true, &mut out).ok()?;
+        Some((client, out.bytes))
     }
 
     /// A message of `size` bytes, no two neighbours alike, that comes back.
@@ -87,20 +152,7 @@ impl Exchange {
         head.set_method(request.method.as_bytes());
         head.set_authority(target.authority.as_bytes());
         head.set_path(target.path.as_bytes());
-        for header in request.headers {
-            let (name, value) = header
-                .split_once(':')
-                .ok_or_else(|| format!("header {header:?} is not of the form name: value"))?;
-            let name = name.trim().to_ascii_lowercase();
-            if MADE_BY_CODEC.contains(&name.as_str()) {
-                return Err(format!("header {name} follows from the other options"));
-            }
-            match name.as_str() {
-                "host" => head.set_authority(value.trim().as_bytes()),
-                "expect" => return Err("header expect is not supported".to_owned()),
-                _ => head.push(name.as_bytes(), value.trim().as_bytes()),
-            }
-        }
+        add_headers(&mut head, request.headers)?;
         if !request.body.is_empty() {
             head.content_length = Some(request.body.len() as u64);
         }
@@ -126,8 +178,28 @@ impl Exchange {
             bytes: joined(&out, request.body),
             answer: Answer::Http { settings, awaiting },
             keep_alive: request.keep_alive,
+            opening: None,
         })
     }
+}
+
+/// Fields from the command line, each `name: value`.
+fn add_headers(head: &mut Head, headers: &[String]) -> Result<(), String> {
+    for header in headers {
+        let (name, value) = header
+            .split_once(':')
+            .ok_or_else(|| format!("header {header:?} is not of the form name: value"))?;
+        let name = name.trim().to_ascii_lowercase();
+        if MADE_BY_CODEC.contains(&name.as_str()) {
+            return Err(format!("header {name} follows from the other options"));
+        }
+        match name.as_str() {
+            "host" => head.set_authority(value.trim().as_bytes()),
+            "expect" => return Err("header expect is not supported".to_owned()),
+            _ => head.push(name.as_bytes(), value.trim().as_bytes()),
+        }
+    }
+    Ok(())
 }
 
 /// The output with the payload in its places.

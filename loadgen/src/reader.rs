@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use moorgate_codecs::http1::Client;
+use moorgate_codecs::websocket::{self, Limits, Opcode, Role};
 use moorgate_codecs::{Codec, Event, Events, Out, Why};
 
-use crate::exchange::{Answer, Exchange};
+use crate::exchange::{Answer, Exchange, WEBSOCKET_KEY};
 
 /// Why an exchange failed. A response with an error status is not a failure: it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,27 @@ pub enum Progress {
     Echo(usize),
     /// Only the codec knows.
     Codec(Box<Decoding>),
+    /// Of the answer to an opening handshake, only the codec knows.
+    Opening(Box<Opening>),
+    /// A message of a WebSocket.
+    Frames(Box<Frames>),
+}
+
+/// An opening handshake.
+#[derive(Debug)]
+pub struct Opening {
+    client: Client,
+    rest: Vec<u8>,
+}
+
+/// Frames of a WebSocket.
+#[derive(Debug)]
+pub struct Frames {
+    reader: websocket::Reader,
+    /// An unfinished header or control frame.
+    rest: Vec<u8>,
+    /// Bytes of the message.
+    got: usize,
 }
 
 /// A response on its way through the codec.
@@ -76,6 +98,8 @@ pub struct Reader {
     known: Option<Known>,
     events: Events,
     out: Out,
+    /// To be sent on the connection that was read last: answers to pings.
+    pub replies: Vec<u8>,
 }
 
 impl Reader {
@@ -87,7 +111,18 @@ impl Reader {
             known: None,
             events: Events::default(),
             out: Out::default(),
+            replies: Vec::new(),
         }
+    }
+
+    /// A new connection: what it has to send before anything else, where it has to.
+    pub fn open(&self, progress: &mut Progress) -> Option<Vec<u8>> {
+        let (client, bytes) = self.exchange.open()?;
+        *progress = Progress::Opening(Box::new(Opening {
+            client,
+            rest: Vec::new(),
+        }));
+        Some(bytes)
     }
 
     /// What is sent each time.
@@ -119,6 +154,17 @@ impl Reader {
         if let Progress::Start = progress {
             *progress = match &self.exchange.answer {
                 Answer::Echo => Progress::Echo(0),
+                Answer::WebSocket { frame, .. } if frame == input => {
+                    return Outcome::Done {
+                        status: 0,
+                        reusable: true,
+                    };
+                }
+                Answer::WebSocket { .. } => Progress::Frames(Box::new(Frames {
+                    reader: websocket::Reader::new(Role::Client, Limits::default()),
+                    rest: Vec::new(),
+                    got: 0,
+                })),
                 Answer::Http { settings, awaiting } => Progress::Codec(Box::new(Decoding {
                     client: Client::unpark(Arc::clone(settings), awaiting),
                     rest: Vec::new(),
@@ -135,6 +181,17 @@ impl Reader {
                     && let Some(known) = decoding.candidate.take()
                 {
                     self.known = Some(known);
+                }
+                outcome
+            }
+            Progress::Opening(opening) => opening.feed(input, &mut self.events, &mut self.out),
+            Progress::Frames(frames) => {
+                let Answer::WebSocket { payload, .. } = &self.exchange.answer else {
+                    return Outcome::Failed(Failure::Protocol);
+                };
+                let outcome = frames.feed(input, payload, &mut self.replies);
+                if outcome == Outcome::More && frames.is_idle() {
+                    *progress = Progress::Start;
                 }
                 outcome
             }
@@ -163,6 +220,75 @@ impl Reader {
                 }
             }
             _ => Outcome::Failed(Failure::Reset),
+        }
+    }
+}
+
+impl Opening {
+    /// Done when the connection is a WebSocket.
+    fn feed(&mut self, input: &[u8], events: &mut Events, out: &mut Out) -> Outcome {
+        self.rest.extend_from_slice(input);
+        let consumed = self.client.decode(0, &self.rest, events, out);
+        out.bytes.clear();
+        self.rest.drain(..consumed.bytes);
+        let accept = websocket::accept_key(WEBSOCKET_KEY);
+        let refused = drain(events, |event| match event {
+            Event::Head { head, .. } => {
+                head.status != 101 || head.get(b"sec-websocket-accept") != Some(accept.as_bytes())
+            }
+            _ => false,
+        });
+        match consumed.why {
+            _ if refused => Outcome::Failed(Failure::Protocol),
+            // Nobody has anything to say before we do.
+            Why::Upgraded if self.rest.is_empty() => Outcome::Done {
+                status: 101,
+                reusable: true,
+            },
+            Why::NeedMore => Outcome::More,
+            _ => Outcome::Failed(Failure::Protocol),
+        }
+    }
+}
+
+impl Frames {
+    fn is_idle(&self) -> bool {
+        self.rest.is_empty() && self.got == 0 && self.reader.is_idle()
+    }
+
+    /// Done when a message with this payload is whole, and nothing follows it.
+    fn feed(&mut self, input: &[u8], payload: &[u8], replies: &mut Vec<u8>) -> Outcome {
+        self.rest.extend_from_slice(input);
+        let (got, mut done, mut failed) = (&mut self.got, false, false);
+        let read = self.reader.read(&mut self.rest, |event| match event {
+            websocket::Event::Data {
+                payload: part,
+                last,
+                ..
+            } => {
+                failed |= done || !payload[*got..].starts_with(part);
+                *got = (*got + part.len()).min(payload.len());
+                done = last;
+                failed |= last && *got != payload.len();
+            }
+            websocket::Event::Ping(payload) => {
+                websocket::write_frame(true, Opcode::Pong, payload, Some([0; 4]), replies);
+            }
+            websocket::Event::Pong(_) => {}
+            websocket::Event::Close { .. } => failed = true,
+        });
+        let Ok(count) = read else {
+            return Outcome::Failed(Failure::Protocol);
+        };
+        self.rest.drain(..count);
+        match (failed, done) {
+            (true, _) => Outcome::Failed(Failure::Protocol),
+            (false, false) => Outcome::More,
+            (false, true) if self.rest.is_empty() && self.reader.is_idle() => Outcome::Done {
+                status: 0,
+                reusable: true,
+            },
+            (false, true) => Outcome::Failed(Failure::Protocol),
         }
     }
 }
@@ -430,5 +556,55 @@ mod tests {
         let breach = Outcome::Failed(Failure::Protocol);
         assert_eq!(fed(&mut reader, b"abcdeX", 3), breach);
         assert_eq!(fed(&mut reader, b"abcdefg", 10), breach);
+    }
+
+    /// A WebSocket's messages at every split, in one frame and in several, with pings between.
+    #[test]
+    fn websocket_messages_at_every_split() {
+        let target = Target::parse("ws://127.0.0.1:81/", false).unwrap();
+        let exchange = Exchange::websocket(&target, &[], b"abcdef".to_vec(), true).unwrap();
+        let mut reader = Reader::new(Arc::new(exchange));
+        let frame = |last, opcode, payload: &[u8]| {
+            let mut bytes = Vec::new();
+            websocket::write_frame(last, opcode, payload, None, &mut bytes);
+            bytes
+        };
+        let whole = frame(true, Opcode::Text, b"abcdef");
+        let parts = [
+            frame(true, Opcode::Ping, b"?"),
+            frame(false, Opcode::Text, b"abc"),
+            frame(true, Opcode::Ping, b"!"),
+            frame(true, Opcode::Continuation, b"def"),
+        ];
+        for bytes in [whole, parts.concat()] {
+            for cut in 0..bytes.len() {
+                let mut progress = Progress::Start;
+                let mut outcome = Outcome::More;
+                for part in [&bytes[..cut], &bytes[cut..]] {
+                    assert_eq!(outcome, Outcome::More);
+                    if !part.is_empty() {
+                        outcome = reader.feed(&mut progress, part);
+                    }
+                }
+                let done = Outcome::Done {
+                    status: 0,
+                    reusable: true,
+                };
+                assert_eq!(outcome, done, "cut at {cut}");
+                assert!(matches!(progress, Progress::Start));
+            }
+        }
+        assert!(!reader.replies.is_empty(), "pings are answered");
+        let mut feed = |bytes: &[u8]| reader.feed(&mut Progress::Start, bytes);
+        let failed = Outcome::Failed(Failure::Protocol);
+        assert_eq!(feed(&frame(true, Opcode::Text, b"abcdeX")), failed);
+        assert_eq!(feed(&frame(true, Opcode::Text, b"abc")), failed);
+        assert_eq!(feed(&frame(true, Opcode::Text, b"abcdefg")), failed);
+        assert_eq!(feed(&frame(true, Opcode::Close, b"")), failed);
+        // A ping alone leaves nothing behind.
+        let mut progress = Progress::Start;
+        let ping = frame(true, Opcode::Ping, b"");
+        assert_eq!(reader.feed(&mut progress, &ping), Outcome::More);
+        assert!(matches!(progress, Progress::Start));
     }
 }

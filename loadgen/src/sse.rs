@@ -147,7 +147,7 @@ mod tests {
             Answer::Http { settings, awaiting } => {
                 (Subscription::new(&settings, &awaiting), settings)
             }
-            Answer::Echo => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Where load goes: `http://host:port/path` or `tcp://host:port`, resolved once at start.
+//! Where load goes: `http://host:port/path`, `ws://host:port/path` or `tcp://host:port`, resolved once at
+//! start.
 //!
 //! An address that is not a loopback one is refused unless the caller says that it is meant: a load
 //! generator pointed at the wrong host is an attack.
@@ -11,6 +12,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 pub enum Scheme {
     /// HTTP/1.1 in the clear.
     Http,
+    /// Messages of a WebSocket that come back as they were sent.
+    Ws,
     /// Bytes that come back as they were sent.
     Tcp,
 }
@@ -36,13 +39,18 @@ impl Target {
     pub fn parse(text: &str, allow_remote: bool) -> Result<Self, String> {
         let (scheme, rest) = match text.split_once("://") {
             Some(("http", rest)) => (Scheme::Http, rest),
+            Some(("ws", rest)) => (Scheme::Ws, rest),
             Some(("tcp", rest)) => (Scheme::Tcp, rest),
             Some((other, _)) => {
                 return Err(format!(
-                    "scheme {other}:// of {text} is not http:// or tcp://"
+                    "scheme {other}:// of {text} is not http://, ws:// or tcp://"
                 ));
             }
-            None => return Err(format!("{text} does not begin with http:// or tcp://")),
+            None => {
+                return Err(format!(
+                    "{text} does not begin with http://, ws:// or tcp://"
+                ));
+            }
         };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -54,13 +62,13 @@ impl Target {
         let path = match (scheme, path) {
             (Scheme::Tcp, "" | "/") => String::new(),
             (Scheme::Tcp, _) => return Err(format!("{text} has a path, which TCP does not know")),
-            (Scheme::Http, "") => "/".to_owned(),
-            (Scheme::Http, query) if query.starts_with('?') => format!("/{query}"),
-            (Scheme::Http, path) => path.to_owned(),
+            (_, "") => "/".to_owned(),
+            (_, query) if query.starts_with('?') => format!("/{query}"),
+            (_, path) => path.to_owned(),
         };
         let with_port = if has_port(authority) {
             authority.to_owned()
-        } else if scheme == Scheme::Http {
+        } else if scheme != Scheme::Tcp {
             format!("{authority}:80")
         } else {
             return Err(format!("{text} has no port"));
@@ -89,6 +97,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
             Scheme::Http => "http",
+            Scheme::Ws => "ws",
             Scheme::Tcp => "tcp",
         };
         write!(f, "{scheme}://{}{}", self.authority, self.path)

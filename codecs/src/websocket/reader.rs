@@ -72,6 +72,12 @@ impl Reader {
         self.frame.is_none()
     }
 
+    /// Neither within a frame nor within a message: a new reader would go on as well.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.frame.is_none() && self.message.is_none()
+    }
+
     /// Reads what it can of `input`, unmasking it in place, and says how many bytes that were. The rest,
     /// at most a control frame or a header, is to be given again with more behind it.
     ///

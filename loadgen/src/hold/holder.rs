@@ -51,6 +51,8 @@ type HoldCore = Core<Epoll, HoldFacts>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
+    /// Connected; it is becoming a WebSocket.
+    Opening,
     /// A message was sent, or part of it; of a subscription the request.
     Busy,
     /// Subscribed: in the middle of an event, or just woken.
@@ -70,6 +72,8 @@ struct Conn {
     subscription: Option<Box<Subscription>>,
     sent: usize,
     began_us: u64,
+    /// Woken before its next message was due, which is then.
+    due_ms: u64,
 }
 
 /// A connection that is to be tried again.
@@ -157,6 +161,7 @@ impl Holder {
             subscription: None,
             sent: 0,
             began_us,
+            due_ms: u64::MAX,
         });
         match core.open(sock, place.index, Interest::Edge { write: true }) {
             Ok(key) => {
@@ -199,6 +204,22 @@ impl Holder {
     }
 
     fn connected(&mut self, core: &mut HoldCore, number: u32) {
+        let Some(conn) = self.conns.get_mut(number) else {
+            return;
+        };
+        let Some(opening) = self.reader.open(&mut conn.progress) else {
+            return self.begin(core, number);
+        };
+        conn.phase = Phase::Opening;
+        // A new socket takes more than an opening.
+        let written = core.reactor.write(conn.sock, &[IoSlice::new(&opening)]);
+        if !matches!(written, Ok(n) if n == opening.len()) {
+            self.lost(core, number, Failure::Connect);
+        }
+    }
+
+    /// A connection takes messages.
+    fn begin(&mut self, core: &mut HoldCore, number: u32) {
         if self.orders.sse {
             return self.send(core, number);
         }
@@ -271,8 +292,24 @@ impl Holder {
                     return;
                 }
             } else {
-                match self.reader.feed(&mut conn.progress, &buffer[..n]) {
+                let outcome = self.reader.feed(&mut conn.progress, &buffer[..n]);
+                if !self.reader.replies.is_empty() {
+                    let whole =
+                        conn.phase != Phase::Busy || conn.sent == self.orders.exchange.bytes.len();
+                    if whole {
+                        let replies = [IoSlice::new(&self.reader.replies)];
+                        let _ = core.reactor.write(conn.sock, &replies);
+                    }
+                    self.reader.replies.clear();
+                }
+                match outcome {
                     Outcome::More => {}
+                    Outcome::Done { .. } if conn.phase == Phase::Opening => {
+                        return self.begin(core, number);
+                    }
+                    Outcome::Done { .. } if conn.phase == Phase::Listening => {
+                        return self.lost(core, number, Failure::Protocol);
+                    }
                     Outcome::Done { status, reusable } => {
                         let whole = conn.sent == self.orders.exchange.bytes.len();
                         return self.answered(core, number, status, reusable && whole && !closed);
@@ -340,11 +377,19 @@ impl Holder {
         self.park(core, number, Some(next_ms), None);
     }
 
-    /// Parks a subscription, unless it is in the middle of something.
+    /// Parks a subscription, or a WebSocket that was woken by a ping, unless it is in the middle of
+    /// something.
     fn park_listener(&mut self, core: &mut HoldCore, number: u32) {
         let Some(conn) = self.conns.get(number) else {
             return;
         };
+        if conn.phase == Phase::Listening
+            && self.orders.exchange.opening.is_some()
+            && matches!(conn.progress, Progress::Start)
+        {
+            let due_ms = Some(conn.due_ms).filter(|due_ms| *due_ms != u64::MAX);
+            return self.park(core, number, due_ms, None);
+        }
         if conn.phase == Phase::Listening
             && let Some(compact) = conn.subscription.as_ref().and_then(|s| s.park())
         {
@@ -396,6 +441,7 @@ impl Holder {
             subscription: None,
             sent: 0,
             began_us: 0,
+            due_ms: u64::MAX,
         });
         let Some(record) = core.unpark(key, place.index) else {
             self.conns.remove(place.index);
@@ -404,6 +450,7 @@ impl Holder {
         let conn = self.conns.get_mut(place.index)?;
         conn.sock = record.socks[0];
         conn.seat = record.owner;
+        conn.due_ms = record.deadline.ms();
         if let (Some(compact), Answer::Http { settings, .. }) =
             (record.cold, &self.orders.exchange.answer)
         {
@@ -419,7 +466,7 @@ impl Holder {
         };
         core.close(conn.key, conn.sock, true);
         let subscribing = self.orders.sse && conn.phase == Phase::Busy;
-        if conn.phase == Phase::Connecting || subscribing {
+        if matches!(conn.phase, Phase::Connecting | Phase::Opening) || subscribing {
             return self.attempt_failed(core, conn.seat, conn.again, failure);
         }
         self.counts.connected -= 1;
@@ -483,7 +530,7 @@ impl App<Epoll> for Holder {
                 Ok(()) if !ready.has(Ready::HUP) => {}
                 _ => self.lost(core, number, Failure::Connect),
             },
-            Phase::Busy | Phase::Listening => {
+            Phase::Opening | Phase::Busy | Phase::Listening => {
                 if conn.phase == Phase::Busy && conn.sent < self.orders.exchange.bytes.len() {
                     self.send_rest(core, number);
                 }
@@ -516,10 +563,12 @@ impl App<Epoll> for Holder {
 
     fn local_ready(&mut self, core: &mut HoldCore, key: Key, ready: Ready) {
         if let Some(number) = self.unpark(core, key) {
-            let subscribed = self
-                .conns
-                .get(number)
-                .is_some_and(|conn| conn.subscription.is_some());
+            let pinged = self.orders.exchange.opening.is_some();
+            let subscribed = pinged
+                || self
+                    .conns
+                    .get(number)
+                    .is_some_and(|conn| conn.subscription.is_some());
             if subscribed {
                 self.ready(core, number, ready);
             } else {

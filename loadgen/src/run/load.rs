@@ -39,6 +39,8 @@ enum Phase {
     Absent,
     /// Being opened; a request that was to start at `intended_us` waits for it when `pending`.
     Connecting,
+    /// Connected; it is becoming a WebSocket.
+    Opening,
     /// Open, nothing sent.
     Idle,
     /// A request was sent, or part of it.
@@ -204,6 +206,20 @@ impl Load {
     }
 
     fn connected(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
+        let conn = &mut self.conns[number as usize];
+        let Some(opening) = self.reader.open(&mut conn.progress) else {
+            return self.begin(core, number);
+        };
+        conn.phase = Phase::Opening;
+        // A new socket takes more than an opening.
+        match core.reactor.write(conn.sock, &[IoSlice::new(&opening)]) {
+            Ok(n) if n == opening.len() => self.tally.bytes_out += n as u64,
+            _ => self.fail(core, number, Failure::Connect),
+        }
+    }
+
+    /// A connection takes messages.
+    fn begin(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
         let now_us = core.reactor.clock_us();
         self.tally.connects += 1;
         self.connecting -= 1;
@@ -262,7 +278,7 @@ impl Load {
             let free = match conn.phase {
                 Phase::Idle => true,
                 Phase::Absent => !self.orders.exchange.keep_alive,
-                Phase::Connecting | Phase::Busy => false,
+                Phase::Connecting | Phase::Opening | Phase::Busy => false,
             };
             if !free {
                 continue;
@@ -344,6 +360,14 @@ impl Load {
                 Ok(n) => {
                     self.tally.bytes_in += n as u64;
                     let outcome = self.reader.feed(&mut conn.progress, &buffer[..n]);
+                    if !self.reader.replies.is_empty() {
+                        // A message that is under way is first: whoever pings gets this too late, or not.
+                        if conn.sent == self.orders.exchange.bytes.len() {
+                            let replies = [IoSlice::new(&self.reader.replies)];
+                            let _ = core.reactor.write(conn.sock, &replies);
+                        }
+                        self.reader.replies.clear();
+                    }
                     // Fewer bytes than there was room for: the socket is empty.
                     if outcome == Outcome::More && n < buffer.len() && !closed {
                         return;
@@ -355,6 +379,12 @@ impl Load {
             };
             match outcome {
                 Outcome::More => {}
+                Outcome::Done { .. } if conn.phase == Phase::Opening => {
+                    return self.begin(core, number);
+                }
+                Outcome::Done { .. } if conn.phase != Phase::Busy => {
+                    return self.fail(core, number, Failure::Protocol);
+                }
                 Outcome::Done { status, reusable } => {
                     return self.answered(core, number, status, reusable && !closed);
                 }
@@ -396,8 +426,8 @@ impl Load {
         let conn = &mut self.conns[number as usize];
         match conn.phase {
             Phase::Busy => self.under_way -= 1,
-            Phase::Connecting if conn.pending => self.under_way -= 1,
-            Phase::Connecting => {
+            Phase::Connecting | Phase::Opening if conn.pending => self.under_way -= 1,
+            Phase::Connecting | Phase::Opening => {
                 // It stands for a request that could not even be started.
                 if let Some(quota) = &mut self.orders.quota {
                     *quota = quota.saturating_sub(1);
@@ -420,7 +450,7 @@ impl Load {
 
     fn close(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32, reset: bool) {
         let conn = &mut self.conns[number as usize];
-        if conn.phase == Phase::Connecting {
+        if matches!(conn.phase, Phase::Connecting | Phase::Opening) {
             self.connecting -= 1;
         }
         conn.phase = Phase::Absent;
@@ -483,6 +513,7 @@ impl App<Epoll> for Load {
                 Ok(()) if !ready.has(Ready::HUP) => {}
                 _ => self.fail(core, number, Failure::Connect),
             },
+            Phase::Opening if readable => self.receive(core, number, closed),
             Phase::Busy => {
                 if conn.sent < self.orders.exchange.bytes.len() {
                     self.send_rest(core, number);
@@ -501,8 +532,12 @@ impl App<Epoll> for Load {
                     self.retries.push_back((core.now() + RETRY_MS, number));
                 }
             }
+            // A WebSocket may be pinged at any time; whatever else comes was not asked for.
+            Phase::Idle if readable && self.orders.exchange.opening.is_some() => {
+                self.receive(core, number, closed);
+            }
             Phase::Idle if readable => self.fail(core, number, Failure::Protocol),
-            Phase::Idle | Phase::Absent => {}
+            Phase::Opening | Phase::Idle | Phase::Absent => {}
         }
     }
 
@@ -515,7 +550,7 @@ impl App<Epoll> for Load {
             Phase::Absent => return,
             // Moved only here: sending a request costs no timer.
             Phase::Idle => core.now() * 1000 + timeout_us,
-            Phase::Connecting | Phase::Busy => conn.began_us + timeout_us,
+            Phase::Connecting | Phase::Opening | Phase::Busy => conn.began_us + timeout_us,
         };
         if due_us / 1000 <= core.now() {
             self.fail(core, number, Failure::Timeout);

@@ -136,6 +136,15 @@ pub(crate) fn exchange(
         },
     };
     match target.scheme {
+        Scheme::Ws if options.method != "GET" => Err("a method is for http://".to_owned()),
+        Scheme::Ws => {
+            let size = options.size as usize;
+            let payload = match options.body {
+                Some(_) => body,
+                None => (b'!'..=b'~').cycle().take(size).collect(),
+            };
+            Exchange::websocket(target, &options.headers, payload, keep_alive)
+        }
         Scheme::Tcp if options.method != "GET" || !options.headers.is_empty() => {
             Err("a method and headers are for http://".to_owned())
         }

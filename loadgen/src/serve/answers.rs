@@ -51,12 +51,16 @@ impl Answers {
         };
         let delay = options.delay.unwrap_or(match options.service {
             Service::LongPoll => LONG_POLL,
-            Service::Http | Service::Sse | Service::Tcp => Duration::ZERO,
+            Service::Http | Service::Sse | Service::Ws | Service::Tcp => Duration::ZERO,
         });
         Self {
             settings: Arc::new(Settings {
                 accept_http_10: true,
                 default_host_for_http_10: Some("localhost".to_owned()),
+                upgrades: match options.service {
+                    Service::Ws => vec!["websocket".to_owned()],
+                    _ => Vec::new(),
+                },
                 ..Settings::default()
             }),
             service: options.service,

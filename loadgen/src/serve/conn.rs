@@ -7,6 +7,7 @@ use moorgate_codecs::http1::Server;
 use moorgate_codecs::{Codec, Compact, StreamId};
 
 use super::answers::Answers;
+use super::frames::Frames;
 
 /// What a server keeps with parked connections.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) enum Doing {
         head: bool,
         due_ms: u64,
     },
+    /// Sends messages of a WebSocket back.
+    Messages,
     /// Sends event `next` at the given time, if any.
     Events {
         stream: StreamId,
@@ -52,7 +55,7 @@ impl Doing {
     /// When it wants to be called.
     pub(super) fn due_ms(self) -> Option<u64> {
         match self {
-            Self::Reading | Self::Echoing(_) | Self::Taking { .. } => None,
+            Self::Reading | Self::Echoing(_) | Self::Taking { .. } | Self::Messages => None,
             Self::Waiting { due_ms, .. } => Some(due_ms),
             Self::Events { due_ms, .. } => due_ms,
         }
@@ -64,8 +67,9 @@ impl Doing {
 pub(super) struct Conn {
     pub(super) key: Key,
     pub(super) sock: Sock,
-    /// Of HTTP; a TCP echo has none.
+    /// Of HTTP; a TCP echo has none, nor has a WebSocket.
     pub(super) codec: Option<Server>,
+    pub(super) frames: Option<Box<Frames>>,
     pub(super) doing: Doing,
     /// Input that was not consumed yet.
     pub(super) rest: Vec<u8>,
@@ -94,6 +98,7 @@ impl Conn {
             key,
             sock,
             codec,
+            frames: None,
             doing: Doing::Reading,
             rest: Vec::new(),
             queue: Vec::new(),
@@ -119,7 +124,7 @@ impl Conn {
 
     /// The record to park it with, when it is silent.
     pub(super) fn record(&self) -> Option<Parked<ServeFacts>> {
-        if !self.is_silent() {
+        if !self.is_silent() || self.frames.as_ref().is_some_and(|frames| !frames.is_idle()) {
             return None;
         }
         let codec = match &self.codec {
@@ -156,9 +161,11 @@ impl Conn {
             Some(remains) => (remains.codec, remains.doing),
             None => (Compact::default(), Doing::Reading),
         };
-        let codec = http.then(|| Server::unpark(answers.settings.clone(), &codec));
+        let websocket = doing == Doing::Messages;
+        let codec = (http && !websocket).then(|| Server::unpark(answers.settings.clone(), &codec));
         Self {
             doing,
+            frames: websocket.then(Box::default),
             ..Self::new(key, record.socks[0], codec, now_ms)
         }
     }

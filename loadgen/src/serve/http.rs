@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use moorgate_codecs::websocket;
 use moorgate_codecs::{Codec, Event, Head, HeadKind, Out, ProtocolError, StreamId, Why};
 
 use super::answers::Answers;
@@ -101,6 +102,25 @@ impl Serve {
         let Some(codec) = &mut conn.codec else {
             return;
         };
+        if self.answers.service == Service::Ws
+            && let Some(key) = head.get(b"sec-websocket-key")
+        {
+            self.head.clear();
+            self.head.kind = HeadKind::Response;
+            self.head.status = 101;
+            self.head.push(b"upgrade", b"websocket");
+            let accept = websocket::accept_key(key);
+            self.head.push(b"sec-websocket-accept", accept.as_bytes());
+            if codec
+                .send_head(stream, &self.head, false, &mut self.out)
+                .is_ok()
+            {
+                conn.codec = None;
+                conn.frames = Some(Box::default());
+                conn.doing = Doing::Messages;
+                return;
+            }
+        }
         if head.expect_continue && !end {
             self.head.clear();
             self.head.kind = HeadKind::Response;

@@ -6,6 +6,7 @@
 
 mod answers;
 mod conn;
+mod frames;
 mod http;
 mod server;
 

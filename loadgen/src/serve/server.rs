@@ -137,7 +137,10 @@ impl Serve {
                     conn.readable = n == room;
                     conn.active_ms = core.now();
                     let span = core.arena.commit(n);
-                    let open = if conn.codec.is_some() {
+                    let open = if let Some(frames) = &mut conn.frames {
+                        conn.rest.extend_from_slice(core.arena.get(span));
+                        frames.feed(&mut conn.rest, &mut self.out.bytes)
+                    } else if conn.codec.is_some() {
                         self.input(core.arena.get(span), number, core.now())
                     } else {
                         self.out.bytes.extend_from_slice(core.arena.get(span));

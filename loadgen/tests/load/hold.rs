@@ -38,6 +38,18 @@ fn tcp_connections_in_tables_of_their_own() {
 }
 
 #[test]
+fn websockets_are_held_and_used() {
+    let server = Server::start("ws");
+    let line = "-c 100 --rate 5000 --every 200ms -d 1s";
+    let report = report("hold-ws", "hold", &server.ws(), line);
+    assert_eq!(count(&report, "connected"), 100);
+    for none in ["failed", "dropped", "reconnected"] {
+        assert_eq!(count(&report, none), 0, "{none}");
+    }
+    assert!(count(&report, "answers") > 0);
+}
+
+#[test]
 fn subscriptions_get_their_events() {
     let server = Server::start("sse --interval 200ms");
     let line = "-c 50 --rate 5000 -d 1s --sse";

@@ -29,6 +29,25 @@ fn a_closed_loop_of_so_many_requests() {
 }
 
 #[test]
+fn messages_of_websockets_come_back() {
+    let server = Server::start("ws --threads 2");
+    for line in [
+        "-n 500 -c 9",
+        "-n 20 -c 3 --size 200000",
+        "-n 50 -c 5 --no-keep-alive",
+    ] {
+        let report = report("ws", "run", &server.ws(), line);
+        assert_eq!(errors(&report), 0, "{line}");
+        assert!(number(&report, "/answers") >= 20, "{line}");
+    }
+    // Who does not become a WebSocket has no answers.
+    let server = Server::start("http");
+    let refused = report("no-ws", "run", &server.ws(), "-n 3 -c 1");
+    assert_eq!(number(&refused, "/answers"), 0);
+    assert!(errors(&refused) > 0);
+}
+
+#[test]
 fn a_new_connection_for_each_request() {
     let server = Server::start("http");
     let report = report(

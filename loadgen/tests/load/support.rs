@@ -51,6 +51,11 @@ impl Server {
         format!("http://{}/", self.addr)
     }
 
+    /// The same for WebSockets.
+    pub(crate) fn ws(&self) -> String {
+        format!("ws://{}/", self.addr)
+    }
+
     /// The same for TCP.
     pub(crate) fn tcp(&self) -> String {
         format!("tcp://{}", self.addr)
