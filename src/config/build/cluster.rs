@@ -78,8 +78,10 @@ fn config(
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<ClusterConfig> {
+    let protocol = upstream::build(cluster, path)?;
     let at = path.field("transport_socket");
-    let tls = tls::upstream(cluster.transport_socket.as_ref(), &at)?;
+    let spoken = protocol.http2.is_some().then_some("h2");
+    let tls = tls::upstream(cluster.transport_socket.as_ref(), spoken, &at)?;
     if tls.is_some() && !cluster.health_checks.is_empty() {
         return Err(path
             .field("health_checks")
@@ -94,7 +96,6 @@ fn config(
         })
     });
     let defaults = ClusterConfig::default();
-    let protocol = upstream::build(cluster, path)?;
     let codec = protocol.http2.map(|settings| {
         let prefix = format!("cluster.{stat_name}.http2.");
         Arc::new(Http2 {

@@ -94,9 +94,11 @@ pub(super) fn downstream(
         .map_err(|_| parameters.error("leaves nothing that could be agreed on"))
 }
 
-/// TLS towards the hosts of a cluster, and whether hosts are asked for by their own names.
+/// TLS towards the hosts of a cluster, and whether hosts are asked for by their own names. `spoken` is
+/// offered by ALPN where the configuration names no protocol.
 pub(super) fn upstream(
     socket: Option<&TransportSocket>,
+    spoken: Option<&str>,
     path: &FieldPath<'_>,
 ) -> Outcome<Option<(ClientContext, bool)>> {
     let Some(message) = context::<UpstreamTlsContext>(socket, path)? else {
@@ -126,7 +128,10 @@ pub(super) fn upstream(
     let plan = ClientPlan {
         parameters: self::parameters(common.tls_params.as_ref(), false, &parameters)?,
         identities: identities(common, &at)?,
-        alpn: alpn(common),
+        alpn: match (alpn(common), spoken) {
+            (none, Some(spoken)) if none.is_empty() => vec![spoken.as_bytes().to_vec()],
+            (named, _) => named,
+        },
         validation,
         match_server_name: message.auto_sni_san_validation,
         server_name: sni,
