@@ -12,7 +12,8 @@ use super::tunnel;
 use crate::cluster::Cluster;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
-use crate::telemetry::record::{Record, Timings};
+use crate::telemetry::record::{Record, Timings, TlsRecord};
+use crate::tls::{Agreed, suite_name};
 
 impl Gateway {
     /// Writes a stream that ends to its connection manager's logs.
@@ -34,6 +35,10 @@ impl Gateway {
             end: since(now).or(Some(0)),
         };
         let endpoint = stream.endpoint.as_deref();
+        let agreed = stream
+            .client_key()
+            .and_then(|key| self.conns.get_key(key)?.tls.as_ref())
+            .map(|tls| tls.agreed());
         let cluster = stream
             .cluster
             .and_then(|id| self.snapshot.clusters.get(&id));
@@ -62,10 +67,19 @@ impl Gateway {
             connection: stream.stream_number,
             route: stream.route.as_ref().map_or("", |route| &route.name),
             attempts: stream.attempts,
+            tls: agreed.map(Self::tls_record),
             ..Self::upstream_record(endpoint, cluster.map(|cluster| &**cluster))
         };
         for log in &stream.http.access_logs {
             self.logs.write(log, &record);
+        }
+    }
+
+    fn tls_record(agreed: &Agreed) -> TlsRecord<'_> {
+        TlsRecord {
+            version: agreed.version_name(),
+            cipher: suite_name(agreed.suite),
+            peer: agreed.peer.as_deref().map(|peer| peer as _),
         }
     }
 
@@ -89,6 +103,7 @@ impl Gateway {
         tcp: &Arc<TcpProxy>,
         facts: &tunnel::Facts,
         endpoint: Option<&Endpoint>,
+        agreed: Option<&Agreed>,
         now: u64,
     ) {
         let ends = facts.addresses.as_deref();
@@ -110,6 +125,7 @@ impl Gateway {
             server_name: ends
                 .and_then(|ends| ends.server_name.as_deref())
                 .unwrap_or_default(),
+            tls: agreed.map(Self::tls_record),
             connection: facts.number,
             attempts: facts.attempts,
             ..Self::upstream_record(endpoint, None)
@@ -125,12 +141,13 @@ impl Gateway {
         core: &mut Core<R>,
         mut facts: Box<tunnel::Facts>,
         endpoint: Option<&Endpoint>,
+        agreed: Option<&Agreed>,
     ) {
         let now = core.now();
         match &facts.origin {
             tunnel::Origin::Tcp(tcp) => {
                 let tcp = Arc::clone(tcp);
-                self.log_session(&tcp, &facts, endpoint, now);
+                self.log_session(&tcp, &facts, endpoint, agreed, now);
             }
             tunnel::Origin::Upgrade(http) => {
                 self.stats

@@ -523,7 +523,16 @@ impl Gateway {
                 self.stats.add(tcp.stats.downstream_cx_tx_bytes_total, tx);
                 if !tcp.access_logs.is_empty() {
                     let tcp = Arc::clone(tcp);
-                    self.log_session(&tcp, &facts, endpoint.as_deref(), now);
+                    // Its connection lives on until it was logged.
+                    let tls = self
+                        .conns
+                        .get_key_mut(client)
+                        .and_then(|conn| conn.tls.take());
+                    let agreed = tls.as_ref().map(|tls| tls.agreed());
+                    self.log_session(&tcp, &facts, endpoint.as_deref(), agreed, now);
+                    if let Some(conn) = self.conns.get_key_mut(client) {
+                        conn.tls = tls;
+                    }
                 }
             }
             Origin::Upgrade(http) => {

@@ -404,7 +404,7 @@ impl Gateway {
     /// Counts the end of a record whose descriptors are closed: its connection, its upstream, its open
     /// exchange.
     pub(super) fn forget_record<R: Reactor>(&mut self, core: &mut Core<R>, mut record: Record) {
-        drop(Self::unpark_tls(&mut record));
+        let [tls, _] = Self::unpark_tls(&mut record);
         let age = core.now().saturating_sub(record.opened.ms());
         let chain = self.chain(ChainId(record.chain));
         let tunnel = record.has(flags::TUNNEL);
@@ -436,7 +436,8 @@ impl Gateway {
                 }
             }
             Some(Cold::Tunnel(facts)) => {
-                self.account_parked_tunnel(core, facts, endpoint.as_deref())
+                let agreed = tls.as_ref().map(|tls| tls.agreed());
+                self.account_parked_tunnel(core, facts, endpoint.as_deref(), agreed);
             }
             Some(Cold::Codec(_) | Cold::Named(..) | Cold::Tls(_)) | None => {}
         }

@@ -104,10 +104,48 @@ pub struct Record<'a> {
     pub attempts: u32,
     /// SNI.
     pub server_name: &'a str,
+    /// What was agreed on with the client; `None` without TLS.
+    pub tls: Option<TlsRecord<'a>>,
     /// Identifies the stream (the request id).
     pub stream_id: &'a str,
     /// The request was a health check of our own service.
     pub health_check: bool,
+}
+
+/// TLS of the downstream connection.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsRecord<'a> {
+    /// `TLSv1.3`.
+    pub version: &'a str,
+    /// Cipher suite as OpenSSL names it.
+    pub cipher: &'a str,
+    /// The client's certificate.
+    pub peer: Option<&'a dyn PeerCertificate>,
+}
+
+/// What a log may ask of a client's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerPart {
+    /// As RFC 2253 writes it.
+    Subject,
+    /// As above.
+    Issuer,
+    /// Hexadecimal.
+    Serial,
+    /// SHA-256, hexadecimal.
+    Fingerprint,
+    /// Names of this kind, with commas between them.
+    Uris,
+    /// As above.
+    DnsNames,
+    /// PEM, encoded as in a URL.
+    Pem,
+}
+
+/// A client's certificate, taken apart when a log asks for it.
+pub trait PeerCertificate: std::fmt::Debug {
+    /// A part as text; empty when there is none.
+    fn part(&self, part: PeerPart) -> String;
 }
 
 impl Record<'_> {

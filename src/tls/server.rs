@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerSessionMemoryCache};
 
 use super::identity::{ByName, Identity, has_common_ground};
-use super::tickets::{LIFETIME_S, TicketKey, Tickets};
+use super::tickets::{self, LIFETIME_S, TicketKey, Tickets};
 use super::verify::{Validation, Verifier};
 use super::{Parameters, TlsError, shared_provider};
 
@@ -79,16 +79,15 @@ impl ServerContext {
         // One is enough for a client that keeps its connections.
         config.send_tls13_tickets = usize::from(!plan.no_tickets);
         if !plan.no_tickets {
-            let mut keys = plan.ticket_keys;
-            if keys.is_empty() {
-                keys.extend(TicketKey::new(&super::random::<
-                    { super::tickets::KEY_BYTES },
-                >()?));
-            }
-            config.ticketer = Arc::new(Tickets {
-                keys,
-                lifetime_s: plan.lifetime_s.unwrap_or(LIFETIME_S),
-            });
+            let lifetime_s = plan.lifetime_s.unwrap_or(LIFETIME_S);
+            config.ticketer = if plan.ticket_keys.is_empty() {
+                Arc::new(tickets::rotating(lifetime_s)?)
+            } else {
+                Arc::new(Tickets {
+                    keys: plan.ticket_keys,
+                    lifetime_s,
+                })
+            };
         }
         config.session_storage = if plan.no_sessions {
             Arc::new(NoServerSessionStorage {})

@@ -5,8 +5,12 @@
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest::{SHA256, digest};
+use rustls::TicketRotator;
+use rustls::crypto::GetRandomFailed;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
+
+use super::TlsError;
 
 /// Bytes of a key in the configuration: 16 of a name, 32 and 32 of secrets, as OpenSSL and Envoy have it.
 pub(crate) const KEY_BYTES: usize = 80;
@@ -40,6 +44,21 @@ impl TicketKey {
             key: LessSafeKey::new(key),
         })
     }
+}
+
+/// Tickets under keys of our own, of which a new one takes over with each lifetime: what was said under a
+/// key that is gone can never be read again.
+pub(super) fn rotating(lifetime_s: u32) -> Result<TicketRotator, TlsError> {
+    TicketRotator::new(lifetime_s.max(1), fresh).map_err(|error| TlsError::of(&error))
+}
+
+fn fresh() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
+    let bytes = super::random::<KEY_BYTES>().map_err(|_| GetRandomFailed)?;
+    let key = TicketKey::new(&Zeroizing::new(bytes)[..]).ok_or(GetRandomFailed)?;
+    Ok(Box::new(Tickets {
+        keys: vec![key],
+        lifetime_s: LIFETIME_S,
+    }))
 }
 
 #[derive(Debug)]

@@ -290,6 +290,22 @@ class Tls(unittest.TestCase):
         (seen,) = self.upstream.take()
         self.assertIsNone(seen.get("x-forwarded-client-cert"))
 
+    def test_the_access_log_names_the_client(self):
+        self.curl("/", "--cert", self.dir / "client.pem", "--key", self.dir / "client.key",
+                  "--tls-max", "1.2", "--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256",
+                  listener="mutual")
+        der = ssl.PEM_cert_to_DER_cert((self.dir / "client.pem").read_text())
+        serial = subprocess.run([tool("openssl"), "x509", "-in", self.dir / "client.pem", "-noout",
+                                 "-serial"], capture_output=True, check=True).stdout
+        line = (
+            f"TLSv1.2 ECDHE-ECDSA-AES128-GCM-SHA256 CN=client,O=Moorgate CN=ca "
+            f"{serial.decode().strip().partition('=')[2].lower()} {hashlib.sha256(der).hexdigest()} "
+            "spiffe://moorgate.test/client client.test"
+        )
+        log = self.dir / "access.log"
+        self.until("the log", lambda: log.exists() and log.read_text())
+        self.assertEqual(log.read_text().splitlines()[-1], line)
+
     def test_large_answers_from_a_tls_upstream(self):
         for flag in ("1.2", "1.3"):
             done = self.curl("/files/big", "--tls-max", flag)

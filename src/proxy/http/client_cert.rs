@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use moorgate_codecs::Head;
 
 use super::client_address::join;
+use crate::telemetry::record::{self, PeerPart};
 use crate::tls::PeerCertificate;
 use crate::tls::x509::{self, AltName};
 
@@ -114,6 +115,35 @@ fn element(rules: ClientCertRules, certificates: &Certificates<'_>) -> String {
         }));
     }
     out
+}
+
+impl record::PeerCertificate for PeerCertificate {
+    fn part(&self, part: PeerPart) -> String {
+        let parts = self.parts().unwrap_or_default();
+        let names = |of: fn(&AltName) -> Option<&str>| {
+            let names: Vec<_> = parts.alt_names.iter().filter_map(of).collect();
+            names.join(",")
+        };
+        match part {
+            PeerPart::Subject => x509::name(parts.subject),
+            PeerPart::Issuer => x509::name(parts.issuer),
+            PeerPart::Serial => {
+                // A first byte of 0 only says that the number is not negative.
+                let digits = parts.serial.strip_prefix(&[0]).unwrap_or(parts.serial);
+                x509::hex(digits)
+            }
+            PeerPart::Fingerprint => self.sha256(),
+            PeerPart::Uris => names(|name| match name {
+                AltName::Uri(uri) => Some(uri),
+                _ => None,
+            }),
+            PeerPart::DnsNames => names(|name| match name {
+                AltName::Dns(name) => Some(name),
+                _ => None,
+            }),
+            PeerPart::Pem => encoded(&self.pem(false)),
+        }
+    }
 }
 
 /// PEM as it can stand in a field.

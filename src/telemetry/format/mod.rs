@@ -1,7 +1,7 @@
 //! Envoy's access-log format language: text with `%OPERATOR(arguments):length%`, and JSON of it.
 //!
 //! A format is compiled when configuration is built, and refused there when anything in it is not
-//! known. Writing never fails and never allocates.
+//! known. Writing never fails, and allocates only for parts of a client's certificate.
 
 mod json;
 mod operator;

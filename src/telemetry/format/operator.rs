@@ -12,7 +12,7 @@ use super::{Environment, Out, Utf8Writer};
 use crate::engine::reactor::Addr;
 use crate::grpc;
 use crate::telemetry::flags;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::{PeerPart, Record};
 
 /// Which head a header operator reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,10 @@ pub(crate) enum Operator {
     /// White space becomes `_` unless the flag is set.
     Details(bool),
     UpstreamFailure,
+    TlsVersion,
+    TlsCipher,
+    /// Of the client's certificate; the one operator that allocates when it is written.
+    Peer(PeerPart),
     Flags {
         long: bool,
     },
@@ -174,6 +178,15 @@ pub(crate) fn parse(
         "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(GrpcForm::Number),
         "HOSTNAME" => Operator::Constant(Some(environment.hostname.into())),
         "PROTOCOL" => Operator::Protocol,
+        "DOWNSTREAM_TLS_VERSION" => Operator::TlsVersion,
+        "DOWNSTREAM_TLS_CIPHER" => Operator::TlsCipher,
+        "DOWNSTREAM_PEER_SUBJECT" => Operator::Peer(PeerPart::Subject),
+        "DOWNSTREAM_PEER_ISSUER" => Operator::Peer(PeerPart::Issuer),
+        "DOWNSTREAM_PEER_SERIAL" => Operator::Peer(PeerPart::Serial),
+        "DOWNSTREAM_PEER_FINGERPRINT_256" => Operator::Peer(PeerPart::Fingerprint),
+        "DOWNSTREAM_PEER_URI_SAN" => Operator::Peer(PeerPart::Uris),
+        "DOWNSTREAM_PEER_DNS_SAN" => Operator::Peer(PeerPart::DnsNames),
+        "DOWNSTREAM_PEER_CERT" => Operator::Peer(PeerPart::Pem),
         "UPSTREAM_PROTOCOL" => Operator::UpstreamProtocol,
         "RESPONSE_FLAGS" => Operator::Flags { long: false },
         "RESPONSE_FLAGS_LONG" => Operator::Flags { long: true },
@@ -452,6 +465,14 @@ impl Operator {
                     }
                 },
             },
+            Self::TlsVersion => record.tls.map_or("", |tls| tls.version),
+            Self::TlsCipher => record.tls.map_or("", |tls| tls.cipher),
+            Self::Peer(part) => {
+                let peer = record.tls.and_then(|tls| tls.peer);
+                let text = peer.map(|peer| peer.part(*part)).unwrap_or_default();
+                out.put(text.as_bytes());
+                return !text.is_empty();
+            }
             Self::Protocol => record.protocol.and_then(version).unwrap_or_default(),
             Self::UpstreamProtocol => record
                 .upstream_protocol
