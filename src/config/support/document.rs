@@ -15,6 +15,9 @@ checks with (`src/config/support`) by `MOORGATE_BLESS=1 cargo test --lib support
 - *yes*: honoured.
 - *no effect*: accepted, and changes nothing about which bytes go where.
 - *only off*, *only on*: may be said, with that value alone.
+
+Without a `socket_options` for TCP_CONGESTION, sockets on the loopback use reno: there is no path to pace
+for.
 ";
 
 fn names(list: &[&str]) -> String {
