@@ -5,6 +5,8 @@
 
 use moorgate_codecs::Head;
 
+pub mod grpc_web;
+
 /// Makes one filter for each stream.
 pub trait FilterFactory: Send + Sync + std::fmt::Debug {
     /// Name as configured.
@@ -22,8 +24,8 @@ pub struct Token(pub u64);
 pub enum Verdict {
     /// Go on to the next filter.
     Continue,
-    /// Keep body bytes back, at most so many, and show the whole when it is there; above the limit
-    /// the request gets 413 (a response 500).
+    /// Keep body bytes back, at most so many. A request is shown whole when it is there, and gets 413
+    /// above the limit; the head of a response goes on with [`Filter::response_held`].
     StopAndBuffer(usize),
     /// Wait until the token is resumed; nothing of this stream moves on meanwhile.
     Pending(Token),
@@ -52,7 +54,8 @@ pub trait Filter: Send {
         Verdict::Continue
     }
 
-    /// Request body bytes (with `StopAndBuffer`: all of them, at the end).
+    /// Request body bytes: with `StopAndBuffer` all of them, at the end; with
+    /// [`wants_body`](Self::wants_body) as they come, in pieces of any size.
     fn request_data(&mut self, data: &mut Vec<u8>, end: bool) -> Verdict {
         let (_, _) = (data, end);
         Verdict::Continue
@@ -64,13 +67,35 @@ pub trait Filter: Send {
         Verdict::Continue
     }
 
+    /// The beginning of a response that was held back, or all of it. It has no body any more.
+    fn response_held(&mut self, head: &mut Head, body: &[u8]) {
+        let (_, _) = (head, body);
+    }
+
+    /// Response body bytes as they come, in pieces of any size.
+    fn response_data(&mut self, data: &mut Vec<u8>, end: bool) {
+        let (_, _) = (data, end);
+    }
+
+    /// Response trailers. True: they are not sent, but the body goes on with `data` and ends.
+    fn response_trailers(&mut self, trailers: &Head, data: &mut Vec<u8>) -> bool {
+        let (_, _) = (trailers, data);
+        false
+    }
+
+    /// The proxy answers by itself.
+    fn local_reply(&mut self, head: &mut Head, body: &mut Vec<u8>) {
+        let (_, _) = (head, body);
+    }
+
     /// A pending call is to go on: `Continue`, or `Reply`.
     fn resumed(&mut self, token: Token) -> Verdict {
         let _ = token;
         Verdict::Continue
     }
 
-    /// This filter looks at body bytes; without it they pass by uncopied.
+    /// This filter looks at body bytes, of which each is then copied; without it they pass by. Asked
+    /// again for each piece.
     fn wants_body(&self) -> bool {
         false
     }

@@ -16,6 +16,7 @@ mod deadlines;
 mod detecting;
 mod drain;
 pub mod facts;
+mod filtering;
 mod gateway;
 pub mod http;
 pub mod http2;

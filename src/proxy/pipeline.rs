@@ -139,12 +139,22 @@ impl Gateway {
             self.events.give_head(head);
             return;
         };
+        let filtered =
+            way == Way::Response && self.stream(stream).is_some_and(|s| !s.filters.is_empty());
+        let head = if filtered {
+            self.filter_trailers(core, stream, head)
+        } else {
+            Some(head)
+        };
         if let Some(stream) = self.stream_mut(stream) {
             let lane = stream.lane_mut(way);
-            lane.trailers = Some(head);
+            lane.trailers = head;
             lane.done = true;
         }
         self.pump(core, stream, way);
+        if filtered {
+            self.check_held_response(core, stream);
+        }
         self.source_done(core, stream, way);
     }
 
@@ -207,6 +217,26 @@ impl Gateway {
             return;
         };
         stream.active_ms = now;
+        if !stream.filters.is_empty() && stream.filters_body() {
+            self.filter_data(core, key, way, span, end);
+            return;
+        }
+        self.pass_data(core, key, way, span, end, span.len as usize);
+    }
+
+    /// Passes body bytes on. `credit`: what the source is to get back for them.
+    pub(super) fn pass_data<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        way: Way,
+        span: Span,
+        end: bool,
+        credit: usize,
+    ) {
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
         if way == Way::Request && stream.replay.is_some() && !self.keep_for_retry(core, key, span) {
             return;
         }
@@ -216,7 +246,11 @@ impl Gateway {
         let held = stream.pending.is_some() || stream.hold_body.is_some();
         let destination = stream.destination(way);
         let lane = stream.lane_mut(way);
-        lane.bytes += u64::from(span.len);
+        // What came from a client is counted as it came, what goes to one as it goes.
+        lane.bytes += match way {
+            Way::Request => credit as u64,
+            Way::Response => u64::from(span.len),
+        };
         lane.done |= end;
         let direct = lane.head_sent && !held && lane.buffer.is_empty();
         let mut accepted = 0;
@@ -238,7 +272,7 @@ impl Gateway {
         } else if end && direct {
             lane.sent = true;
         }
-        lane.unreleased += span.len as usize;
+        lane.unreleased += credit;
         self.settle(core, key, way);
         if way == Way::Request {
             self.check_held(core, key);

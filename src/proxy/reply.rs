@@ -78,11 +78,15 @@ impl Gateway {
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
-        let full = local_reply::write_head(&reply, stream.head.as_deref(), &mut head);
+        let request = stream.head.as_deref().filter(|_| !stream.not_grpc);
+        let full = local_reply::write_head(&reply, request, &mut head);
+        let mut body = if full { reply.body } else { Vec::new() };
+        if !stream.filters.is_empty() {
+            stream.filter_own(&mut head, &mut body);
+        }
         stream.status = head.status;
         self.apply_response_rules(core, key, &mut head, source);
-        let body: &[u8] = if full { &reply.body } else { b"" };
-        self.send_own(core, key, client, id, head, body);
+        self.send_own(core, key, client, id, head, &body);
     }
 
     fn send_own<R: Reactor>(

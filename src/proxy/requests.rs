@@ -16,6 +16,7 @@ use crate::engine::chunk::{ByteQueue, Pressure};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::filter::{Reply, Token, Verdict};
+use crate::grpc;
 use crate::route::{Action, Pick as RoutePick};
 
 impl Gateway {
@@ -77,6 +78,7 @@ impl Gateway {
         let filters = &stream.http.filters;
         if !filters.is_empty() {
             stream.filters = filters.iter().map(|factory| factory.make()).collect();
+            stream.not_grpc = !grpc::is_grpc(&head);
         }
         let expects = std::mem::take(&mut head.expect_continue);
         let version = head.version;
@@ -266,6 +268,9 @@ impl Gateway {
         let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
+        if stream.holds_response() {
+            return;
+        }
         let Some(limit) = stream.hold_body else {
             return;
         };

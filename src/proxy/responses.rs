@@ -99,7 +99,14 @@ impl Gateway {
                 break;
             };
             match filter.response_head(&mut head, end) {
-                Verdict::Continue | Verdict::StopAndBuffer(_) => {}
+                Verdict::Continue => {}
+                Verdict::StopAndBuffer(limit) => {
+                    if end {
+                        continue;
+                    }
+                    self.hold_response(core, key, head, count - 1 - step, limit);
+                    return;
+                }
                 Verdict::Pending(token) => {
                     stream.response_head = Some(head);
                     stream.pending = Some(PendingCall {

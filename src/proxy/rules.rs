@@ -89,7 +89,9 @@ impl Gateway {
             http.max_stream_duration_ms,
         );
         let buffer = &mut self.scratch.bytes;
-        router_rules::set_stream_limit(head, &forward.limits, &stream.timeouts, buffer);
+        if !stream.not_grpc {
+            router_rules::set_stream_limit(head, &forward.limits, &stream.timeouts, buffer);
+        }
         stream.retry = RetryState::new(policy, head, envoy);
         if envoy {
             router_rules::strip_controls(head, &http.rules);

@@ -122,6 +122,7 @@ mod more {
     pub(super) const VIA_UPSTREAM: u16 = 1 << 1;
     pub(super) const BODILESS: u16 = 1 << 2;
     pub(super) const WEBSOCKET: u16 = 1 << 3;
+    pub(super) const NOT_GRPC: u16 = 1 << 4;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -293,6 +294,7 @@ impl Silent {
             one_way,
             // A request that the upstream opened is never parked as an exchange.
             reverse: _,
+            not_grpc,
             stream_number,
         } = stream;
         let wide = [
@@ -339,6 +341,9 @@ impl Silent {
         }
         if websocket {
             more_bits |= more::WEBSOCKET;
+        }
+        if not_grpc {
+            more_bits |= more::NOT_GRPC;
         }
         if via_upstream {
             more_bits |= more::VIA_UPSTREAM;
@@ -487,6 +492,7 @@ impl Silent {
             high_priority: has(bit::HIGH_PRIORITY),
             one_way: rare.one_way,
             reverse: false,
+            not_grpc: self.more_bits & more::NOT_GRPC != 0,
             stream_number: self.stream_number,
         }
     }

@@ -153,6 +153,8 @@ pub(super) struct Stream {
     pub(super) one_way: bool,
     /// The upstream opened this stream towards the client.
     pub(super) reverse: bool,
+    /// It did not come as gRPC, whatever a filter made of it.
+    pub(super) not_grpc: bool,
     pub(super) stream_number: u64,
 }
 
@@ -228,6 +230,7 @@ impl Stream {
             high_priority: false,
             one_way: false,
             reverse: false,
+            not_grpc: false,
             stream_number: 0,
         }
     }
@@ -285,6 +288,11 @@ impl Stream {
     pub(super) fn try_since(&self) -> Option<u64> {
         (self.try_under_way() && self.asked_all())
             .then(|| self.try_started_ms.max(self.times.request_end))
+    }
+
+    /// A filter holds the head of the response back.
+    pub(super) fn holds_response(&self) -> bool {
+        self.hold_body.is_some() && self.response_head.is_some()
     }
 
     /// The client has said all, and no tunnel is asked for: from then on the router's timeouts run.

@@ -38,6 +38,10 @@ def grpc(target, *headers, method="POST"):
     return request(method, target, headers, body=b"" if method == "GET" else b"\0\0\0\0\1x")
 
 
+def web(target, kind, *headers, body):
+    return request("POST", target, [f"Content-Type: application/grpc-web{kind}", *headers], body)
+
+
 def raw(text):
     return text.encode("latin-1")
 
@@ -277,6 +281,31 @@ CASES = [
          listener="grpc"),
     Case("not grpc: older timeout", request("POST", "/older/slow/600", ["grpc-timeout: 200m"]),
          listener="grpc"),
+    *(Case(f"grpc-web: {name}", web(target, kind, *fields, body=body), listener="grpc_web")
+      for name, kind, target, body, *fields in (
+        ("answer", "", "/known/grpc/0", b"\0\0\0\0\1x"),
+        ("answer, proto", "+proto", "/known/grpc/5", b"\0\0\0\0\1x"),
+        ("answer in text", "", "/known/grpc/0", b"\0\0\0\0\1x", "Accept: application/grpc-web-text"),
+        ("text both ways", "-text", "/known/grpc/0", b"AAAAAAF4",
+         "Accept: application/grpc-web-text+proto"),
+        ("text, two messages", "-text+proto", "/known/grpc/0", b"AAAAAAF4AAAAAAF4"),
+        ("trailers only", "", "/known/grpc/5/only", b"\0\0\0\0\1x"),
+        ("no trailers", "", "/known/status/200", b"\0\0\0\0\1x"),
+        ("http error", "", "/known/status/503", b"\0\0\0\0\1x"),
+        ("http error without body", "", "/known/flaky/9", b"\0\0\0\0\1x"),
+        ("http error in chunks", "", "/known/give/5/chunked", b"\0\0\0\0\1x"),
+        ("large answer that is none", "", "/known/give/50000", b"\0\0\0\0\1x"),
+        ("no route", "", "/", b"\0\0\0\0\1x"),
+        ("direct response", "", "/direct", b"\0\0\0\0\1x"),
+        ("connection refused", "", "/dead", b"\0\0\0\0\1x"),
+        ("route timeout", "", "/timeout/slow/1500", b"\0\0\0\0\1x"),
+        ("stream duration", "", "/asked/slow/1500", b"\0\0\0\0\1x", "grpc-timeout: 200m"),
+        ("unknown kind", "+thrift", "/known/grpc/0", b"\0\0\0\0\1x"),
+        ("retried", "", "/retried/grpc/14/only", b"\0\0\0\0\1x"),
+      )),
+    Case("grpc-web: other requests pass", request("POST", "/known/echo", body=b"abc"),
+         listener="grpc_web"),
+    Case("grpc-web: grpc passes", grpc("/known/grpc/0"), listener="grpc_web"),
     Case("grpc-web is not grpc", request("POST", "/", ["content-type: application/grpc-web"]),
          listener="grpc"),
     # HTTP/1.0.

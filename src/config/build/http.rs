@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use moorgate_codecs::http1;
 use moorgate_codecs::http2::Role;
+use moorgate_protos::Name;
 use moorgate_protos::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Transformation;
 use moorgate_protos::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
 };
+use moorgate_protos::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -21,7 +23,8 @@ use super::{
     Context, Outcome, access_log, address, headers, present, required, route, time, upstream,
 };
 use crate::cluster::CodecFactory;
-use crate::config::{FieldPath, unpack};
+use crate::config::{FieldPath, packed_type, unpack};
+use crate::filter::{FilterFactory, grpc_web};
 use crate::proxy::config::{
     EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
 };
@@ -47,6 +50,7 @@ pub(super) fn build(
         _ => return Err(path.field("route_config").error("is required")),
     };
     let upgrades = upgrades(message, path)?;
+    let (filters, router) = filters(message, path)?;
     let nothing = HttpProtocolOptions::default();
     let common = message.common_http_protocol_options.as_ref();
     let common = common.unwrap_or(&nothing);
@@ -73,8 +77,8 @@ pub(super) fn build(
         http1: Arc::new(http1),
         codec,
         http2,
-        filters: Vec::new(),
-        rules: rules(message, common, router(message, path)?, path)?,
+        filters,
+        rules: rules(message, common, router, path)?,
         idle_timeout_ms: common_limit(&common.idle_timeout, 3_600_000, "idle_timeout")?,
         max_connection_duration_ms: common_limit(
             &common.max_connection_duration,
@@ -191,18 +195,34 @@ fn settings(
     })
 }
 
-/// The router that has to be the one HTTP filter.
-fn router(message: &HttpConnectionManager, path: &FieldPath<'_>) -> Outcome<Router> {
+/// The HTTP filters, of which the last and no other is the router.
+fn filters(
+    message: &HttpConnectionManager,
+    path: &FieldPath<'_>,
+) -> Outcome<(Vec<Arc<dyn FilterFactory>>, Router)> {
     let path = path.field("http_filters");
-    let [filter] = message.http_filters.as_slice() else {
-        return Err(path.error("has to have one filter, the router"));
-    };
-    let path = path.index(0);
-    required(&filter.name, &path.field("name"))?;
-    let path = path.field("typed_config");
-    match &filter.config_type {
-        Some(ConfigType::TypedConfig(any)) => unpack(any, &path),
-        _ => Err(path.error("is required")),
+    let mut filters: Vec<Arc<dyn FilterFactory>> = Vec::new();
+    let mut router = None;
+    for (index, filter) in message.http_filters.iter().enumerate() {
+        let path = path.index(index);
+        if router.is_some() {
+            return Err(path.error("comes after the router, which is the last filter"));
+        }
+        required(&filter.name, &path.field("name"))?;
+        let path = path.field("typed_config");
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(path.error("is required"));
+        };
+        if packed_type(any, &path)? == GrpcWeb::full_name() {
+            let GrpcWeb {} = unpack(any, &path)?;
+            filters.push(Arc::new(grpc_web::GrpcWeb));
+        } else {
+            router = Some(unpack(any, &path)?);
+        }
+    }
+    match router {
+        Some(router) => Ok((filters, router)),
+        None => Err(path.error("has to end with the router")),
     }
 }
 

@@ -5,7 +5,10 @@ use super::Support;
 use super::access_log::ACCESS_LOGS;
 
 /// HTTP filters; the router ends the chain.
-const HTTP_FILTERS: &[&str] = &["envoy.extensions.filters.http.router.v3.Router"];
+const HTTP_FILTERS: &[&str] = &[
+    "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+    "envoy.extensions.filters.http.router.v3.Router",
+];
 
 const REQUEST_IDS: &[&str] = &["envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"];
 
@@ -136,6 +139,10 @@ pub(super) static TABLES: &[Support] = &[
             ("pack_trace_reason", Ignored),
             ("use_request_id_for_trace_sampling", Ignored),
         ],
+    },
+    Support {
+        message: "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+        fields: &[],
     },
     Support {
         message: "envoy.extensions.filters.http.router.v3.Router",

@@ -4,6 +4,7 @@ mod accounting;
 mod balance;
 mod bench;
 mod detecting;
+mod filtering;
 mod limits;
 mod peers;
 mod secure;
