@@ -222,7 +222,9 @@ impl Codec for Connection {
         let n = u32::try_from(n).map_or(entry.held, |n| n.min(entry.held));
         entry.held -= n;
         entry.taken = entry.taken.saturating_add(n);
-        if entry.taken > half && !entry.is(state::REMOTE_END) {
+        // Who sent beyond the window, not knowing it yet, can use credit only once it is open again.
+        let opens = entry.receive_window.saturating_add_unsigned(entry.taken) >= half as i32;
+        if entry.taken > half && opens && !entry.is(state::REMOTE_END) {
             let credit = std::mem::take(&mut entry.taken);
             entry.receive_window = entry.receive_window.saturating_add_unsigned(credit);
             self.window_update(out, stream, credit);

@@ -39,6 +39,8 @@ const MOST_TURNS: u64 = 3_000_000;
 const SEEDS: u64 = 300;
 /// Seeds of a run over TLS without `MOORGATE_SEEDS`.
 const SEEDS_OVER_TLS: u64 = 60;
+/// Seeds of a run with HTTP/2 without `MOORGATE_SEEDS`.
+const SEEDS_OVER_HTTP2: u64 = 60;
 /// Failures after which a run ends.
 const MOST_FAILURES: usize = 10;
 /// Seeds between two lines of progress.
@@ -73,8 +75,8 @@ struct Draw {
     clients: u64,
     /// A filter makes some streams wait.
     gated: bool,
-    /// Window of the multiplexed protocol.
-    window: u32,
+    /// The multiplexed protocol.
+    speech: mux::Speech,
     /// Upstreams are reached over TLS.
     tls: bool,
 }
@@ -128,7 +130,7 @@ fn draw(seed: u64, random: &mut Random) -> (Draw, Config) {
         reclaims: faults.accept_limit > 0,
         clients: 1 + random.below(10),
         gated: random.chance(400),
-        window: [300, 4096, 65_536][random.below(3) as usize],
+        speech: [300, 4096, 65_536][random.below(3) as usize].into(),
         tls: false,
     };
     (draw, config)
@@ -156,9 +158,9 @@ fn plan(draw: &Draw, waiting: &Arc<gate::Waiting>, addr: &dyn Fn(u16) -> Addr) -
         upgrades: vec![("websocket".to_owned(), true)],
         ..HttpPlan::default()
     };
-    let down = || Some(mux::Factory::shared(Role::Server, draw.window));
+    let down = || Some(mux::Factory::shared(Role::Server, draw.speech));
     let muxed = ClusterConfig {
-        codec: Some(mux::Factory::shared(Role::Client, draw.window)),
+        codec: Some(mux::Factory::shared(Role::Client, draw.speech)),
         ..cluster()
     };
     Plan {
@@ -196,12 +198,12 @@ fn cast(
     addr: &dyn Fn(u16) -> Addr,
 ) -> Vec<Box<dyn Actor>> {
     let [one, two, tcp, mux] = backs;
-    let (most, strict, window) = (draw.most, draw.strict, draw.window);
+    let (most, strict, speech) = (draw.most, draw.strict, draw.speech);
     let mut actors: Vec<Box<dyn Actor>> = vec![
         Box::new(server::Server::new(one)),
         Box::new(server::Server::new(two)),
         Box::new(tcp::TcpServer::new(tcp, strict)),
-        Box::new(mux::MuxServer::new(mux, window)),
+        Box::new(mux::MuxServer::new(mux, speech)),
     ];
     for number in 0..draw.clients {
         let id = 1 + number * 100;
@@ -219,7 +221,7 @@ fn cast(
             4 => http(random, 84, false),
             5..8 => {
                 let to = addr(82 + random.below(2) as u16);
-                Box::new(mux::MuxClient::new(to, random, id, most, (strict, window)))
+                Box::new(mux::MuxClient::new(to, random, id, most, (strict, speech)))
             }
             _ => Box::new(tcp::TcpClient::new(addr(81), random, id, most, strict)),
         });
@@ -246,13 +248,14 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        Self::with(seed, false)
+        Self::with(seed, Over::Plain)
     }
 
-    fn with(seed: u64, tls: bool) -> Self {
+    fn with(seed: u64, over: Over) -> Self {
         let mut random = Random::from_seed(seed ^ 0x9a7e);
         let (mut draw, mut config) = draw(seed, &mut random);
-        draw.tls = tls;
+        draw.tls = over == Over::Tls;
+        draw.speech.http2 = over == Over::Http2;
         if std::env::var_os("MOORGATE_SEED").is_some() {
             config.trace = 100_000;
             println!("{draw:?}\n{config:?}");
@@ -444,16 +447,24 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// What the connections of a run are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Plain,
+    Tls,
+    Http2,
+}
+
 /// Runs seeds on every core there is, and says of each that fails how to run it alone.
-fn run_seeds(first: u64, count: u64, tls: bool) {
+fn run_seeds(first: u64, count: u64, over: Over) {
     let next = AtomicU64::new(first);
     let failed = Mutex::new(Vec::new());
     let end = first + count;
     let failures = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = if tls {
-        "nothing_is_lost_over_tls"
-    } else {
-        "nothing_is_lost_and"
+    let name = match over {
+        Over::Plain => "nothing_is_lost_and",
+        Over::Tls => "nothing_is_lost_over_tls",
+        Over::Http2 => "nothing_is_lost_over_http2",
     };
     let work = || {
         while failures().len() < MOST_FAILURES {
@@ -461,7 +472,7 @@ fn run_seeds(first: u64, count: u64, tls: bool) {
             if seed >= end {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| Run::with(seed, tls).go())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| Run::with(seed, over).go())).is_err() {
                 println!(
                     "seed {seed} failed; to run it alone:\n  \
                      MOORGATE_SEED={seed} cargo test --lib {name} -- --nocapture"
@@ -483,26 +494,32 @@ fn run_seeds(first: u64, count: u64, tls: bool) {
     assert_eq!(*failures(), Vec::<u64>::new(), "seeds that failed");
 }
 
-fn seeds(tls: bool, usual: u64) {
+fn seeds(over: Over, usual: u64) {
     match number("MOORGATE_SEED") {
-        Some(seed) => run_seeds(seed, 1, tls),
+        Some(seed) => run_seeds(seed, 1, over),
         None => run_seeds(
             number("MOORGATE_FIRST_SEED").unwrap_or(0),
             number("MOORGATE_SEEDS").unwrap_or(usual),
-            tls,
+            over,
         ),
     }
 }
 
 #[test]
 fn nothing_is_lost_and_nothing_hangs() {
-    seeds(false, SEEDS);
+    seeds(Over::Plain, SEEDS);
 }
 
 /// The keys are not the seed's, so that a run over TLS is the same in all but a few lengths.
 #[test]
 fn nothing_is_lost_over_tls() {
-    seeds(true, SEEDS_OVER_TLS);
+    seeds(Over::Tls, SEEDS_OVER_TLS);
+}
+
+/// HTTP/2 in the place of the test protocol, on both sides.
+#[test]
+fn nothing_is_lost_over_http2() {
+    seeds(Over::Http2, SEEDS_OVER_HTTP2);
 }
 
 /// Nothing but the seed decides: not the order of a hash map, not an address, not the time of day.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 
+use moorgate_codecs::StreamId;
 use moorgate_codecs::testmux::Role;
-use moorgate_codecs::{Codec, StreamId};
 
 use super::message::{Reader, content};
 use super::mux::{self, Heard, Link};

@@ -11,6 +11,7 @@ mod message;
 pub(super) mod mux;
 mod script;
 pub(super) mod server;
+mod speech;
 pub(super) mod tcp;
 
 use std::cell::Cell;

@@ -1,52 +1,18 @@
-//! Scripted peers of the test protocol: many streams at a time, resets, one-way requests, heartbeats,
-//! and requests that the upstream opens.
+//! Scripted peers of a multiplexed protocol: many streams at a time, resets, heartbeats. The test
+//! protocol has one-way requests and requests that the upstream opens besides; HTTP/2 has not.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
 
-use moorgate_codecs::testmux::{Mux, Role, Settings};
+use moorgate_codecs::testmux::Role;
 use moorgate_codecs::{Codec, Event, Events, Head, HeadKind, Out, ResetReason, StreamId, Why};
 
 use super::message::{belong, content};
 use super::script::{Answer, Script};
+pub(in crate::proxy::tests) use super::speech::{Factory, Speech};
 use super::{Actor, Listener, Peer, World};
-use crate::cluster::CodecFactory;
 use crate::engine::reactor::Addr;
 use crate::engine::reactor::random::Random;
-
-/// Makes the protocol's codecs for the gateway.
-#[derive(Debug)]
-pub(in crate::proxy::tests) struct Factory {
-    role: Role,
-    settings: Settings,
-}
-
-impl Factory {
-    pub(in crate::proxy::tests) fn shared(role: Role, window: u32) -> Arc<dyn CodecFactory> {
-        let settings = settings(window);
-        Arc::new(Self { role, settings })
-    }
-}
-
-impl CodecFactory for Factory {
-    fn make(&self) -> Box<dyn Codec> {
-        Box::new(Mux::new(self.role, self.settings))
-    }
-
-    fn unpark(&self, compact: &[u8]) -> Box<dyn Codec> {
-        Box::new(Mux::unpark(self.role, self.settings, compact))
-    }
-}
-
-fn settings(window: u32) -> Settings {
-    Settings {
-        window,
-        max_streams: 16,
-        heartbeat: Some(60_000),
-        ..Settings::default()
-    }
-}
 
 /// An event with its bytes.
 pub(super) enum Heard {
@@ -58,16 +24,19 @@ pub(super) enum Heard {
 /// A connection of the protocol, seen from outside the gateway.
 pub(super) struct Link {
     pub(super) peer: Option<Peer>,
-    pub(super) codec: Mux,
+    pub(super) codec: Box<dyn Codec>,
+    http2: bool,
     input: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Link {
-    pub(super) fn new(peer: Option<Peer>, role: Role, window: u32) -> Self {
+    pub(super) fn new(peer: Option<Peer>, role: Role, speech: impl Into<Speech>) -> Self {
+        let speech = speech.into();
         Self {
             peer,
-            codec: Mux::new(role, settings(window)),
+            codec: Factory::shared(role, speech).make(),
+            http2: speech.http2,
             input: Vec::new(),
             out: Vec::new(),
         }
@@ -77,10 +46,10 @@ impl Link {
     pub(super) fn say<T>(
         &mut self,
         payload: &[u8],
-        write: impl FnOnce(&mut Mux, &mut Out) -> T,
+        write: impl FnOnce(&mut dyn Codec, &mut Out) -> T,
     ) -> T {
         let mut out = Out::default();
-        let said = write(&mut self.codec, &mut out);
+        let said = write(&mut *self.codec, &mut out);
         let mut at = 0;
         for part in &out.payloads {
             self.out.extend_from_slice(&out.bytes[at..part.at]);
@@ -122,6 +91,9 @@ impl Link {
             match peer.write(&self.out[..most]) {
                 Ok(count) => {
                     self.out.drain(..count);
+                    if self.out.is_empty() {
+                        self.codec.written();
+                    }
                     moved = true;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -275,7 +247,7 @@ impl MuxClient {
         random: &mut Random,
         first_id: u64,
         most: usize,
-        (strict, window): (bool, u32),
+        (strict, speech): (bool, Speech),
     ) -> Self {
         let odd = if random.chance(500) { 0 } else { 300 };
         let scripts = (first_id..first_id + 1 + random.below(20)).map(|id| {
@@ -288,7 +260,7 @@ impl MuxClient {
         let scripts = scripts.collect();
         Self {
             addr,
-            link: Link::new(None, Role::Client, window),
+            link: Link::new(None, Role::Client, speech),
             scripts,
             open: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -312,7 +284,7 @@ impl MuxClient {
             self.scripts.push(script);
             return false;
         };
-        let one_way = random.chance(100);
+        let one_way = random.chance(100) && !self.link.http2;
         let head = request(&script, one_way);
         let _ = self
             .link
@@ -473,7 +445,7 @@ impl Actor for MuxClient {
 /// An upstream.
 pub(in crate::proxy::tests) struct MuxServer {
     listener: Listener,
-    window: u32,
+    speech: Speech,
     conns: Vec<ServerConn>,
     next_reverse: u64,
     /// It opens requests of its own.
@@ -488,10 +460,10 @@ struct ServerConn {
 }
 
 impl MuxServer {
-    pub(in crate::proxy::tests) fn new(listener: Listener, window: u32) -> Self {
+    pub(in crate::proxy::tests) fn new(listener: Listener, speech: impl Into<Speech>) -> Self {
         Self {
             listener,
-            window,
+            speech: speech.into(),
             conns: Vec::new(),
             next_reverse: 1_000_000,
             asks: true,
@@ -499,10 +471,10 @@ impl MuxServer {
     }
 
     /// One that only answers.
-    pub(in crate::proxy::tests) fn silent(listener: Listener, window: u32) -> Self {
+    pub(in crate::proxy::tests) fn silent(listener: Listener, speech: impl Into<Speech>) -> Self {
         Self {
             asks: false,
-            ..Self::new(listener, window)
+            ..Self::new(listener, speech)
         }
     }
 }
@@ -594,7 +566,7 @@ impl Actor for MuxServer {
         while let Some(peer) = self.listener.accept() {
             moved = true;
             self.conns.push(ServerConn {
-                link: Link::new(Some(peer), Role::Server, self.window),
+                link: Link::new(Some(peer), Role::Server, self.speech),
                 open: BTreeMap::new(),
                 asked: BTreeMap::new(),
             });
