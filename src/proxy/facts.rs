@@ -6,7 +6,7 @@ use moorgate_codecs::{Compact, StreamId};
 
 use super::config::{ListenerId, Snapshot};
 use super::moving::Bundle;
-use super::silent::Exchange;
+use super::silent::{Exchange, Upgraded};
 use crate::cluster::{Cluster, Host};
 use crate::engine::parked::Facts;
 use crate::engine::reactor::{Addr, Sock};
@@ -32,6 +32,8 @@ pub enum Cold {
     Exchange(Box<Exchange>),
     /// A tunnel with facts for its access log.
     Tunnel(Box<super::tunnel::Facts>),
+    /// A tunnel that was an HTTP exchange.
+    Upgraded(Box<Upgraded>),
     /// A multiplexed client with open streams.
     Mux(Box<ParkedMux>),
     /// A client of which more is known than its socket says, and what else there is to keep.
@@ -47,7 +49,7 @@ impl Cold {
             Self::Mux(_) => true,
             Self::Named(_, rest) => rest.as_ref().is_some_and(|rest| rest.is_mux()),
             Self::Tls(tls) => tls.inner.as_ref().is_some_and(|rest| rest.is_mux()),
-            Self::Codec(_) | Self::Exchange(_) | Self::Tunnel(_) => false,
+            Self::Codec(_) | Self::Exchange(_) | Self::Tunnel(_) | Self::Upgraded(_) => false,
         }
     }
 

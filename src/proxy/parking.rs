@@ -10,9 +10,9 @@ use moorgate_codecs::Shape;
 use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint, ParkedMux, ProxyFacts};
 use super::gateway::{Core, Gateway};
-use super::silent::Exchange;
+use super::silent::{Exchange, Upgraded};
 use super::stream::Client;
-use super::tunnel::Origin;
+use super::tunnel::{self, Origin};
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::engine::chunk::ByteQueue;
 use crate::engine::parked::{Deci, Kind, Parked, flags};
@@ -472,7 +472,7 @@ impl Gateway {
             _ => None,
         };
         let mut record = Record {
-            cold: facts.map(|facts| Box::new(Cold::Tunnel(facts))),
+            cold: facts.map(|facts| Box::new(self.tunnel_cold(facts))),
             ..record
         };
         self.park_tls(&mut record, key, Some(peer));
@@ -487,6 +487,19 @@ impl Gateway {
         if let Err((_, record)) = core.park(slot, record) {
             self.drop_record(core, slot, record);
         }
+    }
+
+    /// What a session is parked with. Of one that was an exchange the packed stream is all there is to keep,
+    /// with the bytes so far in it.
+    fn tunnel_cold(&mut self, mut facts: Box<tunnel::Facts>) -> Cold {
+        let Some(mut stream) = facts.stream.take() else {
+            return Cold::Tunnel(facts);
+        };
+        let (received, sent) = facts.payload();
+        stream.request.bytes += received;
+        stream.response.bytes += sent;
+        self.release_silent_head(&mut stream);
+        Cold::Upgraded(Upgraded::of(*stream, facts.started_ms))
     }
 
     fn fold_upstream_bytes(&mut self, key: Key) {

@@ -95,6 +95,33 @@ impl Exchange {
     }
 }
 
+/// A parked session that an HTTP exchange was upgraded to: its stream waits for the log and the counters
+/// of its end.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// When it left HTTP, ms.
+    pub(super) started_ms: u64,
+    stream: Silent,
+}
+
+/// With slot and cold block at most 300 bytes.
+const _: () = assert!(size_of::<Upgraded>() <= 192);
+
+impl Upgraded {
+    /// Packs a session's stream.
+    pub(super) fn of(stream: Stream, started_ms: u64) -> Box<Self> {
+        Box::new(Self {
+            started_ms,
+            stream: Silent::of(stream),
+        })
+    }
+
+    /// The stream, wide again.
+    pub(super) fn into_stream(self, endpoint: Option<&Arc<Endpoint>>) -> Stream {
+        self.stream.into_stream(endpoint)
+    }
+}
+
 /// Bits of [`Silent::bits`].
 mod bit {
     pub(super) const REQUEST_DONE: u16 = 1;

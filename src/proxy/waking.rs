@@ -13,6 +13,7 @@ use super::facts::{Cold, Endpoint, Ends, ProxyFacts};
 use super::gateway::{ChainRef, Core, Gateway};
 use super::parking::{NO_SOCK, Record};
 use super::secure::Secure;
+use super::silent::Upgraded;
 use super::stream::Client;
 use super::tunnel::{self, Origin};
 use crate::engine::parked::{Kind, Token, flags};
@@ -300,6 +301,9 @@ impl Gateway {
             other => {
                 let facts = match other {
                     Some(Cold::Tunnel(facts)) => facts,
+                    Some(Cold::Upgraded(session)) => {
+                        Self::upgraded_facts(record.chain, *session, Some(&endpoint))
+                    }
                     _ => self.plain_facts(chain, record.chain, record.opened.ms())?,
                 };
                 debug_assert!(tunnel);
@@ -328,6 +332,30 @@ impl Gateway {
             }
         }
         Some((key, Some(peer)))
+    }
+
+    /// The facts of a session that was parked as its packed stream.
+    fn upgraded_facts(
+        chain: u32,
+        session: Upgraded,
+        endpoint: Option<&Arc<Endpoint>>,
+    ) -> Box<tunnel::Facts> {
+        let started_ms = session.started_ms;
+        let stream = session.into_stream(endpoint);
+        Box::new(tunnel::Facts {
+            origin: Origin::Upgrade(Arc::clone(&stream.http)),
+            chain,
+            attempts: 1,
+            tried: Vec::new(),
+            started_ms,
+            number: stream.stream_number,
+            flags: 0,
+            received: 0,
+            sent: 0,
+            before: (0, 0),
+            addresses: None,
+            stream: Some(Box::new(stream)),
+        })
     }
 
     fn plain_facts(
@@ -437,6 +465,11 @@ impl Gateway {
             }
             Some(Cold::Tunnel(facts)) => {
                 let agreed = tls.as_ref().map(|tls| tls.agreed());
+                self.account_parked_tunnel(core, facts, endpoint.as_deref(), agreed);
+            }
+            Some(Cold::Upgraded(session)) => {
+                let agreed = tls.as_ref().map(|tls| tls.agreed());
+                let facts = Self::upgraded_facts(record.chain, *session, endpoint.as_ref());
                 self.account_parked_tunnel(core, facts, endpoint.as_deref(), agreed);
             }
             Some(Cold::Codec(_) | Cold::Named(..) | Cold::Tls(_)) | None => {}

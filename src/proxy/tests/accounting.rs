@@ -11,7 +11,7 @@ use super::bench::{Bench, REQUEST};
 use crate::engine::parked::Slot;
 use crate::engine::slab::PAGE_BYTES;
 use crate::proxy::facts::{Cold, ProxyFacts};
-use crate::proxy::silent::Exchange;
+use crate::proxy::silent::{Exchange, Upgraded};
 
 /// The allocator of the tests: the system's, with a count for each thread.
 struct Counting;
@@ -136,6 +136,42 @@ fn an_open_exchange_adds_its_packed_stream() {
     let expected = size_of::<Cold>() + size_of::<Exchange>();
     assert_eq!(bytes, expected as isize);
     assert!(size_of::<Slot<ProxyFacts>>() + expected <= 352);
+}
+
+#[test]
+fn a_websocket_adds_its_packed_stream() {
+    let http = HttpPlan {
+        upgrades: vec![("websocket".to_owned(), true)],
+        ..HttpPlan::default()
+    };
+    let mut bench = Bench::new(1, usize::MAX, http, 0);
+    let mut ends: Vec<TcpStream> = Vec::with_capacity(2 * MANY);
+    let bytes = cost(&mut bench, |bench, number| {
+        let mut client = bench.client();
+        client
+            .write_all(
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .expect("a request");
+        ends.push(client);
+        bench.turn_until("an open session", |bench| {
+            if let Ok((mut upstream, _)) = bench.upstream.accept() {
+                upstream
+                    .write_all(
+                        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                          Upgrade: websocket\r\n\r\n",
+                    )
+                    .expect("an answer");
+                ends.push(upstream);
+            }
+            ends.len() == 2 * (number + 1)
+                && bench.value("moorgate.parked.pair") == number as i64 + 1
+                && bench.value("http.test.downstream_cx_upgrades_active") == number as i64 + 1
+        });
+    });
+    let expected = size_of::<Cold>() + size_of::<Upgraded>();
+    assert_eq!(bytes, expected as isize);
+    assert!(size_of::<Slot<ProxyFacts>>() + expected <= 300);
 }
 
 #[test]
