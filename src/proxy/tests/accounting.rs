@@ -68,22 +68,26 @@ const MANY: usize = 120;
 /// Holds [`FEW`], then [`MANY`] silent connections, each opened by `open`, and gives what a connection
 /// more costs on the heap. What the test itself keeps was allocated before.
 fn cost(bench: &mut Bench, mut open: impl FnMut(&mut Bench, usize)) -> isize {
-    let mut at_few = 0;
+    let mut steps = Vec::with_capacity(MANY);
     for number in 0..MANY {
-        if number == FEW {
-            at_few = held(bench);
-        }
+        let before = held(bench);
         open(bench, number);
+        steps.push(held(bench) - before);
     }
-    let grown = held(bench) - at_few;
+    let steps = &mut steps[FEW..];
+    let grown: isize = steps.iter().sum();
     let (pages, _) = bench.workers[0].core.slot_memory();
     // A slot has four bytes of generation and one bit beside it. Listener and pooled upstreams have slots
     // too.
     let slots = PAGE_BYTES / (size_of::<Slot<ProxyFacts>>() + size_of::<u32>() + 1);
     assert!(pages <= (MANY + FEW).div_ceil(slots), "{pages} pages");
-    let connections = (MANY - FEW) as isize;
-    assert_eq!(grown % connections, 0, "{grown} bytes for {connections}");
-    grown / connections
+    steps.sort_unstable();
+    let each = steps[steps.len() / 2];
+    // On a busy machine a turn may have more events than any before, and one of the worker's lists grows
+    // once: that is no connection's.
+    let once = grown - each * steps.len() as isize;
+    assert!((0..1024).contains(&once), "{once} bytes beyond {each} each");
+    each
 }
 
 #[test]
