@@ -53,13 +53,7 @@ pub fn parse(bytes: &[u8]) -> Found {
         Ok(joined) => joined,
         Err(found) => return found,
     };
-    let Some((&kind, rest)) = handshake.split_first() else {
-        return Found::More;
-    };
-    if kind != CLIENT_HELLO {
-        return Found::NotTls;
-    }
-    let [a, b, c, body @ ..] = rest else {
+    let [_, a, b, c, body @ ..] = &*handshake else {
         return Found::More;
     };
     let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
@@ -89,6 +83,9 @@ fn join(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Found> {
             joined = Cow::Borrowed(fragment);
         } else {
             joined.to_mut().extend_from_slice(fragment);
+        }
+        if joined.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+            return Err(Found::NotTls);
         }
         // A hello that is whole needs no look at what follows it.
         if let [CLIENT_HELLO, a, b, c, body @ ..] = &*joined

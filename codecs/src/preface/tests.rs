@@ -97,6 +97,7 @@ fn what_is_not_tls_is_told_at_once() {
         b"\x16\x03\x01\x00\x00",
         b"\x16\x03\x01\x40\x01",
         b"\x16\x03\x01\x00\x04\x02",
+        b"\x16\x03\x01\x00\x01\x02\x17\x03\x01\x00\x01\x01",
         b"\0",
     ] {
         let found = client_hello::parse(bytes);
