@@ -406,6 +406,15 @@ impl Run {
         self.actors.iter().all(|actor| actor.is_done())
     }
 
+    /// Bytes that wait to be written to any peer.
+    fn unwritten(&self) -> usize {
+        let conns = |worker: &Worker<_, Gateway>| -> usize {
+            let conns = worker.app.conns.iter();
+            conns.map(|(_, conn)| conn.output.len()).sum()
+        };
+        self.workers.iter().map(conns).sum()
+    }
+
     fn all_finished(&self) -> bool {
         self.ended.iter().all(|ended| *ended)
     }
@@ -430,8 +439,17 @@ impl Run {
         }
         self.run_until(u64::MAX, Self::clients_done);
         // What is under way inside, and on connections that clients left, comes to its end.
-        let quiet = self.world.now_us() + 130_000_000;
-        self.run_until(quiet, |_| false);
+        let mut before = usize::MAX;
+        loop {
+            let quiet = self.world.now_us() + 130_000_000;
+            self.run_until(quiet, |_| false);
+            // An upstream that has answered may be a slow reader of what is left of the request.
+            let left = self.unwritten();
+            if left == 0 || left >= before {
+                break;
+            }
+            before = left;
+        }
         if !self.draw.early_drain {
             self.judge_quiet();
         }
