@@ -76,8 +76,6 @@ pub struct Listener {
     pub filters: Option<Box<ListenerFilters>>,
     /// Counters.
     pub stats: ListenerStats,
-    /// Access logs of connections (`Listener.access_log`).
-    pub access_logs: Vec<Arc<AccessLog>>,
 }
 
 /// `listener_filters`, and how long they may take.

@@ -63,7 +63,6 @@ pub(super) fn build(
         chooser: chain_match::build(message, path)?,
         filters: listener_filters::build(message, context, path)?,
         stats: ListenerStats::new(context.builder.names, &format!("listener.{stat_prefix}.")),
-        access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
         addresses: locals.into_iter().map(|local| local.addr).collect(),
         name,
     })

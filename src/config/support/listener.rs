@@ -32,7 +32,6 @@ pub(super) static TABLES: &[Support] = &[
             ("socket_options", Yes),
             ("enable_reuse_port", Yes),
             ("reuse_port", Yes),
-            ("access_log", Types(ACCESS_LOGS)),
             ("tcp_backlog_size", Yes),
             ("tcp_keepalive", Yes),
             ("ignore_global_conn_limit", Yes),

@@ -210,7 +210,6 @@ impl Bed {
             chains: vec![Arc::new(chain)],
             chooser: None,
             filters: None,
-            access_logs: Vec::new(),
         })
     }
 
