@@ -1,8 +1,9 @@
 //! The wire form of a message to JSON, by descriptor: what `/config_dump` shows.
 //!
-//! Names are those of the proto files, as in Envoy's dumps; fields marked sensitive are shown as
-//! `[redacted]`. Unset fields are left out, and so is what the descriptors do not know.
+//! Names are those of the proto files, as in Envoy's dumps; all text and bytes within fields marked
+//! sensitive are shown as `[redacted]`, in their place, so that a dump can be read again. Unset fields are left out, and so is what the descriptors do not know.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use moorgate_protos::schema::{FieldSchema, Kind, MessageSchema, Schema};
@@ -56,11 +57,14 @@ impl std::fmt::Debug for JsonWriter {
 
 /// The message called `name` as a document.
 pub(crate) fn to_value(schema: &Schema, name: &str, bytes: &[u8]) -> Result<Value, Malformed> {
-    Dump { schema }.message(name, bytes, 0)
+    let hidden = Cell::new(false);
+    Dump { schema, hidden }.message(name, bytes, 0)
 }
 
 struct Dump<'s> {
     schema: &'s Schema,
+    /// Within a sensitive field.
+    hidden: Cell<bool>,
 }
 
 /// The occurrences of a field, in wire order.
@@ -126,22 +130,44 @@ impl Dump<'_> {
             let Some(values) = parts.get(&field.number) else {
                 continue;
             };
-            let value = if field.sensitive {
-                Value::String(REDACTED.to_owned())
-            } else if field.repeated {
-                self.repeated(field, values, depth)?
-            } else if let (Kind::Message(name), [_, _, ..]) = (field.kind, values.as_slice()) {
-                // A message that stands more than once is merged: the bytes in a row.
-                let bodies: Result<Vec<&[u8]>, _> = values.iter().copied().map(body).collect();
-                self.message(name, &bodies?.concat(), depth + 1)?
-            } else if let Some(&value) = values.last() {
-                self.single(field, value, depth)?
-            } else {
-                continue;
-            };
-            entries.push((field.name.to_owned(), value));
+            let outside = self.hidden.replace(self.hidden.get() || field.sensitive);
+            let value = self.field(field, values, depth);
+            self.hidden.set(outside);
+            if let Some(value) = value? {
+                entries.push((field.name.to_owned(), value));
+            }
         }
         Ok(entries)
+    }
+
+    fn field(
+        &self,
+        field: &FieldSchema,
+        values: &[WireValue<'_>],
+        depth: usize,
+    ) -> Result<Option<Value>, Malformed> {
+        Ok(if field.repeated {
+            Some(self.repeated(field, values, depth)?)
+        } else if let (Kind::Message(name), [_, _, ..]) = (field.kind, values) {
+            // A message that stands more than once is merged: the bytes in a row.
+            let bodies: Result<Vec<&[u8]>, _> = values.iter().copied().map(body).collect();
+            Some(self.message(name, &bodies?.concat(), depth + 1)?)
+        } else {
+            let last = values.last();
+            last.map(|value| self.single(field, *value, depth))
+                .transpose()?
+        })
+    }
+
+    fn text(&self, text: &str) -> Value {
+        let shown = if self.hidden.get() { REDACTED } else { text };
+        Value::String(shown.to_owned())
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> Value {
+        let hidden = self.hidden.get();
+        let shown = if hidden { REDACTED.as_bytes() } else { bytes };
+        Value::String(base64::encode(shown))
     }
 
     fn repeated(
@@ -225,8 +251,8 @@ impl Dump<'_> {
             (Kind::Message(name), WireValue::Bytes(bytes)) => {
                 self.message(name, bytes, depth + 1)?
             }
-            (Kind::String, value) => Value::String(text(value)?.to_owned()),
-            (Kind::Bytes, WireValue::Bytes(bytes)) => Value::String(base64::encode(bytes)),
+            (Kind::String, value) => self.text(text(value)?),
+            (Kind::Bytes, WireValue::Bytes(bytes)) => self.bytes(bytes),
             (Kind::Bool, WireValue::Varint(n)) => Value::Bool(n != 0),
             (Kind::Enum(name), WireValue::Varint(n)) => {
                 let number = n as i32;
@@ -272,7 +298,7 @@ impl Dump<'_> {
                 other => entries.push(("value".to_owned(), other)),
             },
             // Cannot be shown otherwise, and must not be hidden.
-            None => entries.push(("value".to_owned(), Value::String(base64::encode(bytes)))),
+            None => entries.push(("value".to_owned(), self.bytes(bytes))),
         }
         Ok(Value::Map(entries))
     }
@@ -286,7 +312,7 @@ impl Dump<'_> {
                 let number = f64::from_bits(n);
                 float(number, number.to_string())
             }
-            (3, Some(&value)) => Value::String(text(value)?.to_owned()),
+            (3, Some(&value)) => self.text(text(value)?),
             (4, Some(&WireValue::Varint(n))) => Value::Bool(n != 0),
             (5, Some(&value)) => self.message("google.protobuf.Struct", body(value)?, depth + 1)?,
             (6, Some(&value)) => {

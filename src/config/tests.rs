@@ -422,15 +422,34 @@ fn an_unknown_any_is_dumped_as_bytes() {
 fn secrets_are_not_dumped() {
     use moorgate_protos::envoy::config::core::v3::{DataSource, data_source::Specifier};
     use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::TlsCertificate;
-    let certificate = TlsCertificate {
-        private_key: Some(DataSource {
-            specifier: Some(Specifier::InlineString("hidden".into())),
-            watched_directory: None,
-        }),
-        ..Default::default()
-    };
-    assert_eq!(
-        to_json(&certificate).expect("dumps"),
-        "{\n \"private_key\": \"[redacted]\"\n}"
-    );
+    for (specifier, shown) in [
+        (
+            Specifier::InlineString("hidden".into()),
+            "\"inline_string\": \"[redacted]\"",
+        ),
+        (
+            Specifier::InlineBytes("hidden".into()),
+            "\"inline_bytes\": \"W3JlZGFjdGVkXQ==\"",
+        ),
+    ] {
+        let certificate = TlsCertificate {
+            private_key: Some(DataSource {
+                specifier: Some(specifier),
+                watched_directory: None,
+            }),
+            certificate_chain: Some(DataSource {
+                specifier: Some(Specifier::InlineString("shown".into())),
+                watched_directory: None,
+            }),
+            ..Default::default()
+        };
+        // In its place, so that a dump is still a configuration, and what stands beside it is shown.
+        assert_eq!(
+            to_json(&certificate).expect("dumps"),
+            format!(
+                "{{\n \"certificate_chain\": {{\n  \"inline_string\": \"shown\"\n }},\n \
+                 \"private_key\": {{\n  {shown}\n }}\n}}"
+            )
+        );
+    }
 }
