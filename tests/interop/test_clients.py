@@ -324,7 +324,7 @@ class Tcp(GatewayCase):
                             second.close()
 
                         line = self.logged_after(log, end)
-                        self.assertRegex(line, r"in=3 out=5 from=127\.0\.0\.1$")
+                        self.assertRegex(line, r"in=3 out=5 from=127\.0\.0\.1 ")
 
     def pair(self, gateway=None):
         port = (gateway or self.gateway).port("tcp")
