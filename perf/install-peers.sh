@@ -14,7 +14,8 @@ websockets_version=15.0.1
 # command:package. The stream module of nginx has no command and is checked by its file.
 tools=(
   nginx:nginx haproxy:haproxy wrk:wrk ab:apache2-utils h2load:nghttp2-client
-  nghttp:nghttp2-client node:nodejs curl:curl socat:socat openssl:openssl python3:python3
+  nghttp:nghttp2-client nghttpx:nghttp2-proxy nghttpd:nghttp2-server
+  node:nodejs curl:curl socat:socat openssl:openssl python3:python3
 )
 stream_module=/usr/lib/nginx/modules/ngx_stream_module.so
 
@@ -70,6 +71,8 @@ check envoy "$dir/envoy" --version
 check wrk wrk -v
 check ab ab -V
 check h2load h2load --version
+check nghttpx nghttpx --version
+check nghttpd nghttpd --version
 check curl curl --version
 check socat socat -V
 check openssl openssl version

@@ -7,8 +7,9 @@ else the machine does falls on all of them alike.
 
 import argparse
 import http.client
+from functools import partial
 
-from harness import plot, report, stats, wrk
+from harness import cost, wrk
 from harness.peers import COMPETITORS, chosen, start_origin
 from harness.process import Scratch, raise_descriptor_limit
 
@@ -46,9 +47,7 @@ def main():
     peers = chosen(args.peers)
     raise_descriptor_limit()
 
-    samples = {peer.name: {level: [] for level in levels} for peer in peers}
-    rates = {peer.name: {level: [] for level in levels} for peer in peers}
-    seen = {}
+    cells, seen = [], {}
     with Scratch() as scratch:
         _, upstream = start_origin(scratch)
         running = []
@@ -57,50 +56,13 @@ def main():
             seen[peer.name] = check_headers(peer.name, port)
             wrk.run(port, max(levels), 1)
             running.append((peer.name, child, port))
-        for turn in range(args.rounds):
-            for level in levels:
-                order = running[turn % len(running):] + running[: turn % len(running)]
-                for name, child, port in order:
-                    before = child.cpu_seconds()
-                    requests = wrk.run(port, level, args.seconds)
-                    spent = child.cpu_seconds() - before
-                    samples[name][level].append(spent / requests * 1e6)
-                    rates[name][level].append(requests / args.seconds)
-            print(f"round {turn + 1} of {args.rounds} done", flush=True)
-
-    cells = {
-        name: {level: stats.summary(values) for level, values in by_level.items()}
-        for name, by_level in samples.items()
-    }
-    tables = []
-    for level in levels:
-        ratios = stats.ratio_to_best(
-            {name: by_level[level] for name, by_level in samples.items()}, COMPETITORS
-        )
-        rows = [
-            (
-                name,
-                stats.spread(by_level[level]),
-                stats.spread(ratios[name]) if name in ratios else "-",
-                f"{stats.summary(rates[name][level])['median']:,.0f}",
-            )
-            for name, by_level in cells.items()
-        ]
-        header = ("proxy", "CPU µs per request", "ratio to best", "requests/s (closed loop)")
-        tables.append((f"{level} connection{'s' if level > 1 else ''}",
-                       report.table(header, rows)))
-    series = {name: list(by_level.values()) for name, by_level in cells.items()}
-    groups = [f"{level} connections" if level > 1 else "1 connection" for level in levels]
-    report.write(
-        args.name,
-        "CPU per request",
-        METHOD.format(workers=args.workers, rounds=args.rounds, seconds=args.seconds),
-        peers,
-        {"microseconds_per_request": samples, "requests_per_second": rates,
-         "headers_seen_upstream": seen, "workers": args.workers},
-        tables,
-        plot.bars("CPU per request", "microseconds of CPU", groups, series),
-    )
+        for level in levels:
+            group = f"{level} connection{'s' if level > 1 else ''}"
+            cells += [cost.Cell(group, name, child, partial(wrk.run, port, level))
+                      for name, child, port in running]
+        cost.run(cells, args.rounds, args.seconds)
+    cost.write(args.name, "CPU per request", METHOD.format(**vars(args)), peers, cells, COMPETITORS,
+               headers_seen_upstream=seen, workers=args.workers)
 
 
 if __name__ == "__main__":

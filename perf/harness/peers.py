@@ -6,8 +6,10 @@ import shutil
 import string
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+from harness import protocols
 from harness.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,10 @@ def _moorgate(config, workers):
     return [moorgate_binary(), "-c", config, "--concurrency", workers, "-l", "error"]
 
 
+def _nghttpx(config, _workers):
+    return [tool("nghttpx"), "--conf", config]
+
+
 def envoy_binary():
     return os.environ.get("ENVOY_BIN", str(ROOT / ".peers" / "envoy"))
 
@@ -59,7 +65,8 @@ def floor_binary():
 
 
 class Peer:
-    """One row. `configs` maps a kind of work ("http", "tcp") to a file in perf/configs."""
+    """One row. `configs` maps "http" and "tcp" to files in perf/configs; every other kind of work
+    (harness/protocols.py) is the file for "http" with other protocols filled in."""
 
     def __init__(self, name, configs, command, version):
         self.name = name
@@ -70,12 +77,12 @@ class Peer:
     def start(self, scratch, kind, upstream, workers, **options):
         """Starts it in `scratch` in front of `upstream`; returns (child, port)."""
         port = free_port()
-        if kind not in self.configs:  # the floor: its command line is its configuration
+        if not self.configs:  # the floor: its command line is its configuration
             argv = [floor_binary(), f"127.0.0.1:{port}", f"127.0.0.1:{upstream}", workers]
             return scratch.start(self.name, argv, port), port
         directory = scratch.path / f"{self.name}-{port}"
         directory.mkdir(mode=0o755)
-        source = self.configs[kind]
+        source = self.configs["tcp" if kind == "tcp" else "http"]
         config = _render(
             source,
             directory / source,
@@ -84,7 +91,9 @@ class Peer:
             upstream=upstream,
             admin=free_port(),
             workers=workers,
-            nginx_buffering=options.get("nginx_buffering", "on"),
+            **protocols.placeholders(
+                kind, directory, upstream, options.get("nginx_buffering", "on")
+            ),
         )
         return scratch.start(self.name, self._command(config, workers), port), port
 
@@ -126,6 +135,12 @@ PEERS = {
             lambda: [envoy_binary(), "--version"],
         ),
         Peer(
+            "nghttpx",
+            {"http": "nghttpx.conf"},
+            _nghttpx,
+            lambda: [tool("nghttpx"), "--version"],
+        ),
+        Peer(
             "moorgate",
             {"http": "envoy-http.yaml", "tcp": "envoy-tcp.yaml"},
             _moorgate,
@@ -134,23 +149,48 @@ PEERS = {
     )
 }
 
+# Who is measured unless asked otherwise. nghttpx is an HTTP/2 proxy, and has rows there.
+USUAL = tuple(name for name in PEERS if name != "nghttpx")
+HTTP2 = tuple(name for name in PEERS if name != "floor")
+
 # Who may be "the best of them" in a ratio.
 COMPETITORS = ("nginx", "haproxy", "envoy")
+HTTP2_COMPETITORS = (*COMPETITORS, "nghttpx")
 
 
-def start_origin(scratch):
-    """The shared HTTP upstream: nginx with a fixed body of 100 bytes. Returns (child, port)."""
-    port = free_port()
+def start_origin(scratch, http2=False):
+    """The shared HTTP upstream: nginx with a fixed body of 100 bytes. Returns (child, port), the port
+    for HTTP/2 without TLS if asked."""
+    port, http2_port = free_port(), free_port()
     directory = scratch.path / f"origin-{port}"
     directory.mkdir(mode=0o755)
-    config = _render("nginx-origin.conf", directory / "nginx.conf", dir=directory, port=port)
-    return scratch.start("origin", _nginx(config, 1), port), port
+    config = _render("nginx-origin.conf", directory / "nginx.conf", dir=directory, port=port,
+                     http2_port=http2_port)
+    return scratch.start("origin", _nginx(config, 1), port), http2_port if http2 else port
 
 
-def chosen(names):
+def origin_count(port):
+    """How many requests that upstream has had."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/count", timeout=10) as answer:
+        return int(answer.read().splitlines()[2].split()[2])
+
+
+def start_grpc_origin(scratch, message):
+    """The upstream of the unary gRPC rows, nghttpd: answers a call of /perf.Echo/Unary with `message`
+    and then grpc-status. Returns (child, port)."""
+    port = free_port()
+    directory = scratch.path / "perf.Echo"
+    directory.mkdir()
+    (directory / "Unary").write_bytes(message)
+    argv = [tool("nghttpd"), "--no-tls", "--trailer", "grpc-status: 0", "--max-concurrent-streams",
+            2 * protocols.STREAMS, "--address", "127.0.0.1", "--htdocs", scratch.path, port]
+    return scratch.start("grpc-origin", argv, port), port
+
+
+def chosen(names, usual=USUAL):
     """The peers to measure. Asked for by name they must be there; the default leaves out, and says
     so, a Moorgate that is not built. The floor is built when it is missing."""
-    rows = names.split(",") if names else list(PEERS)
+    rows = names.split(",") if names else list(usual)
     unknown = [name for name in rows if name not in PEERS]
     if unknown:
         raise SystemExit(f"perf: no such peer: {', '.join(unknown)} (there are {', '.join(PEERS)})")

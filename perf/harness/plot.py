@@ -7,26 +7,30 @@ COLOURS = {
     "nginx": "#3c8d5a",
     "haproxy": "#3b6fb5",
     "envoy": "#a0479a",
+    "nghttpx": "#b59b3b",
     "moorgate": "#d9641e",
     "direct": "#c9ccd1",
 }
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 400, 70, 56, 60
+HEIGHT, LEFT, TOP, BOTTOM = 416, 70, 56, 76
+LEAST_WIDTH, GROUP_WIDTH = 860, 130
 
 
 def bars(title, unit, groups, series):
-    """`groups`: labels on the axis. `series`: name -> one {median, min, max} per group."""
-    top = max(cell["max"] for cells in series.values() for cell in cells) * 1.08 or 1
+    """`groups`: labels on the axis. `series`: name -> one {median, min, max} per group, or None
+    where there is nothing to show."""
+    top = max(cell["max"] for cells in series.values() for cell in cells if cell) * 1.08 or 1
+    width = max(LEAST_WIDTH, LEFT + 20 + GROUP_WIDTH * len(groups))
     plot_height = HEIGHT - TOP - BOTTOM
-    step = (WIDTH - LEFT - 20) / len(groups)
+    step = (width - LEFT - 20) / len(groups)
     bar = step * 0.8 / len(series)
 
     def y(value):
         return TOP + plot_height * (1 - value / top)
 
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+        f'<rect width="{width}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="20" font-size="15">{escape(title)}</text>',
         f'<text x="{LEFT}" y="{HEIGHT - 8}" fill="#666">{escape(unit)}; bar: median, '
         f"line: least to greatest</text>",
@@ -34,7 +38,7 @@ def bars(title, unit, groups, series):
     for tick in range(5):
         value = top * tick / 4
         out.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 20}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
+            f'<line x1="{LEFT}" x2="{width - 20}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
             f'stroke="#ddd"/><text x="{LEFT - 6}" y="{y(value) + 4:.1f}" '
             f'text-anchor="end" fill="#666">{value:,.4g}</text>'
         )
@@ -46,6 +50,8 @@ def bars(title, unit, groups, series):
             f'<text x="{legend + 17}" y="41">{escape(name)}</text>'
         )
         for column, cell in enumerate(cells):
+            if cell is None:
+                continue
             x = LEFT + step * column + step * 0.1 + bar * row
             middle = x + bar / 2
             out.append(
@@ -55,8 +61,9 @@ def bars(title, unit, groups, series):
                 f'y2="{y(cell["max"]):.1f}" stroke="#222"/>'
             )
     for column, label in enumerate(groups):
-        out.append(
-            f'<text x="{LEFT + step * (column + 0.5):.1f}" y="{HEIGHT - BOTTOM + 18}" '
-            f'text-anchor="middle">{escape(label)}</text>'
-        )
+        for line, part in enumerate(label.split(", ")):
+            out.append(
+                f'<text x="{LEFT + step * (column + 0.5):.1f}" '
+                f'y="{HEIGHT - BOTTOM + 18 + 14 * line}" text-anchor="middle">{escape(part)}</text>'
+            )
     return "\n".join(out + ["</svg>"]) + "\n"

@@ -9,14 +9,14 @@ from harness.peers import tool
 THINK = Path(__file__).with_name("think.lua")
 
 
-def _run(port, connections, seconds, path, extra=()):
+def _run(port, connections, seconds, path, extra=(), environment=None):
     """wrk's output and the number of requests it completed.
 
     Raises on any answer that is not 2xx and on any socket error: a row that fails is no row.
     """
     argv = [tool("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
-            *extra, f"http://127.0.0.1:{port}{path}"]
-    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+            *extra, f"{'https' if environment else 'http'}://127.0.0.1:{port}{path}"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
     requests = re.search(r"(\d+) requests in", result.stdout)
     broken = re.search(r"(Non-2xx.*|Socket errors.*)", result.stdout)
     if broken or not requests or int(requests[1]) == 0:
@@ -24,9 +24,12 @@ def _run(port, connections, seconds, path, extra=()):
     return result.stdout, int(requests[1])
 
 
-def run(port, connections, seconds, path="/"):
-    """Requests completed in a closed loop: each answer is followed by the next request at once."""
-    return _run(port, connections, seconds, path)[1]
+def run(port, connections, seconds, path="/", environment=None):
+    """Requests completed in a closed loop: each answer is followed by the next request at once.
+
+    With an environment for OpenSSL (protocols.client_environment) it is over TLS.
+    """
+    return _run(port, connections, seconds, path, environment=environment)[1]
 
 
 def percentiles(port, connections, seconds, path="/"):
