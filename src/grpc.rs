@@ -11,6 +11,9 @@ pub const CONTENT_TYPE: &[u8] = b"application/grpc";
 /// Status `DEADLINE_EXCEEDED`.
 pub const DEADLINE_EXCEEDED: u8 = 4;
 
+/// Status `UNAVAILABLE`.
+pub const UNAVAILABLE: u8 = 14;
+
 /// Names as Envoy's `CAMEL_STRING` and as the specification writes them, by status.
 const NAMES: [(&str, &str); 17] = [
     ("OK", "OK"),

@@ -11,6 +11,7 @@ use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::filter::Reply;
+use crate::grpc;
 
 /// Who made a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,12 @@ impl Gateway {
         let Some(stream) = self.stream(key) else {
             return;
         };
+        if stream.ends_with_status() {
+            let [message, ..] = reply.body();
+            let (status, flags, details) = (reply.grpc_status(), reply.flags(), reply.details());
+            self.end_with_status(core, key, status, message, (flags, details));
+            return;
+        }
         let suppress = stream.http.rules.suppress_envoy_headers;
         let own = reply.to_reply(stream.head.as_deref(), suppress);
         let source = if reply.by_router() {
@@ -87,6 +94,34 @@ impl Gateway {
         stream.status = head.status;
         self.apply_response_rules(core, key, &mut head, source);
         self.send_own(core, key, client, id, head, &body);
+    }
+
+    /// Ends a gRPC call that was answered in part with trailers that say why: a reset would be told to the
+    /// client's program as an error of the gateway, whatever the reason.
+    fn end_with_status<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        status: u8,
+        message: &str,
+        (flags, details): (u64, &'static str),
+    ) {
+        self.detach_upstream(core, key, ResetReason::Cancel);
+        let mut trailers = self.events.take_head();
+        trailers.kind = HeadKind::Trailers;
+        let mut text = Vec::new();
+        grpc::push_message(&mut text, message.as_bytes());
+        trailers.push(b"grpc-status", status.to_string().as_bytes());
+        trailers.push(b"grpc-message", &text);
+        let trailers = self.filter_trailers(core, key, trailers);
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        stream.flags |= flags;
+        stream.details = details;
+        stream.response.trailers = trailers;
+        stream.response.done = true;
+        self.pump(core, key, super::stream::Way::Response);
     }
 
     fn send_own<R: Reactor>(
@@ -186,11 +221,18 @@ impl Gateway {
         };
         stream.permit = None;
         if stream.response.head_sent {
+            let in_trailers = stream.ends_with_status();
             let http = Arc::clone(&stream.http);
             stream.flags |= failure.flags();
             stream.details = failure.details(true);
             self.stats
                 .inc(http.stats.rq_reset_after_downstream_response_started);
+            // What the upstream said by a reset is passed on as it said it.
+            if failure == UpstreamFailure::Terminated && in_trailers {
+                let why = (failure.flags(), failure.details(true));
+                self.end_with_status(core, key, grpc::UNAVAILABLE, failure.text(), why);
+                return;
+            }
             self.abort_stream(core, key, ResetReason::Disconnected);
             return;
         }

@@ -1,6 +1,6 @@
 //! A response's way back: retry or not, filters, rules, client.
 
-use moorgate_codecs::{Head, ResetReason};
+use moorgate_codecs::{Head, ResetReason, Version};
 
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
@@ -10,6 +10,7 @@ use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::filter::Verdict;
+use crate::grpc;
 
 impl Gateway {
     /// A response head (or an interim one) came from the upstream.
@@ -47,6 +48,7 @@ impl Gateway {
             return;
         }
         if let Some(stream) = self.stream_mut(key) {
+            stream.grpc_answer = head.version == Version::Http2 && !end && grpc::is_grpc(&head);
             // From here on the request is not sent again.
             if let Some(mut replay) = stream.replay.take() {
                 replay.clear(&mut core.chunks);

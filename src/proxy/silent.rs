@@ -322,6 +322,8 @@ impl Silent {
             // A request that the upstream opened is never parked as an exchange.
             reverse: _,
             not_grpc,
+            // Nor is one with HTTP/2 at either end.
+            grpc_answer: _,
             stream_number,
         } = stream;
         let wide = [
@@ -520,6 +522,7 @@ impl Silent {
             one_way: rare.one_way,
             reverse: false,
             not_grpc: self.more_bits & more::NOT_GRPC != 0,
+            grpc_answer: false,
             stream_number: self.stream_number,
         }
     }

@@ -155,6 +155,8 @@ pub(super) struct Stream {
     pub(super) reverse: bool,
     /// It did not come as gRPC, whatever a filter made of it.
     pub(super) not_grpc: bool,
+    /// The answer is gRPC over HTTP/2, which ends with a status.
+    pub(super) grpc_answer: bool,
     pub(super) stream_number: u64,
 }
 
@@ -231,8 +233,14 @@ impl Stream {
             one_way: false,
             reverse: false,
             not_grpc: false,
+            grpc_answer: false,
             stream_number: 0,
         }
+    }
+
+    /// Its answer has begun and can be ended by a gRPC status in trailers.
+    pub(super) fn ends_with_status(&self) -> bool {
+        self.grpc_answer && self.response.head_sent && !self.response.done
     }
 
     pub(super) fn lane(&self, way: Way) -> &Lane {

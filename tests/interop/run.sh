@@ -6,7 +6,8 @@ cd "$(dirname "$0")/../.." || exit 1
 export MOORGATE_BIN=${MOORGATE_BIN:-$PWD/target/release/moorgate}
 bad=0
 run() { echo "== $*"; "$@" || { echo "== FAILED: $*"; bad=$((bad + 1)); }; }
-run python3 -m unittest discover -s tests/interop
+# The peers' Python, which has grpcio.
+run .peers/venv/bin/python -m unittest discover -s tests/interop
 run python3 tests/interop/smuggling.py
 run python3 tests/interop/differential.py
 run python3 tests/interop/chains.py

@@ -175,6 +175,15 @@ impl LocalReply {
         }
     }
 
+    /// The status that a gRPC call ends with.
+    #[must_use]
+    pub fn grpc_status(self) -> u8 {
+        match self {
+            Self::MaxDuration { .. } => grpc::DEADLINE_EXCEEDED,
+            _ => grpc::status_of_http(self.status()),
+        }
+    }
+
     /// The body in up to three parts, to be sent one after the other.
     #[must_use]
     pub fn body(self) -> [&'static str; 3] {
