@@ -50,6 +50,17 @@ pub enum Service {
     Tcp,
 }
 
+impl Service {
+    /// What is offered by ALPN, the preferred first.
+    #[must_use]
+    pub fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Http | Self::Sse | Self::LongPoll | Self::Ws => vec![b"http/1.1".to_vec()],
+            Self::Tcp => Vec::new(),
+        }
+    }
+}
+
 /// Options of `serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeOptions {
@@ -89,6 +100,83 @@ pub struct ServeOptions {
     /// Give each thread a descriptor table of its own, so that the limit holds for each
     #[arg(long)]
     pub private_tables: bool,
+    /// Speak TLS with this certificate chain, in PEM
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    pub cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    pub key: Option<PathBuf>,
+    /// Protocols to agree to, separated by commas, instead of those that are spoken; "" is none
+    #[arg(long, value_name = "LIST", requires = "cert", help_heading = "TLS")]
+    pub alpn: Option<String>,
+    /// The only version of TLS
+    #[arg(
+        long,
+        value_name = "VERSION",
+        value_enum,
+        requires = "cert",
+        help_heading = "TLS"
+    )]
+    pub tls_version: Option<TlsVersion>,
+    /// Let no session be resumed
+    #[arg(long, requires = "cert", help_heading = "TLS")]
+    pub no_tickets: bool,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[value(name = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+/// How clients shake hands.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsOptions {
+    /// Trust whatever certificate the target shows
+    #[arg(short = 'k', long, conflicts_with = "cacert")]
+    pub tls_insecure: bool,
+    /// Authorities to trust, in PEM
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Name to ask for, and to find in the certificate, instead of the target's host
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
+    /// Protocols to offer, separated by commas, instead of the one that is spoken; "" offers none
+    #[arg(long, value_name = "LIST")]
+    pub alpn: Option<String>,
+    /// The only version of TLS
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub tls_version: Option<TlsVersion>,
+    /// Shake hands in full each time instead of resuming earlier sessions
+    #[arg(long)]
+    pub no_resume: bool,
+}
+
+impl TlsOptions {
+    /// Nothing was said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        let Self {
+            tls_insecure,
+            cacert,
+            sni,
+            alpn,
+            tls_version,
+            no_resume,
+        } = self;
+        !tls_insecure
+            && cacert.is_none()
+            && sni.is_none()
+            && alpn.is_none()
+            && tls_version.is_none()
+            && !no_resume
+    }
 }
 
 /// What is sent.
@@ -117,7 +205,7 @@ pub struct MessageOptions {
 /// Options of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// http://host:port/path; ws://host:port/path or tcp://host:port for a server that echoes
+    /// http://, https://, ws://, wss://, tcp:// or tls://host:port/path; the last four are to echo
     pub target: String,
     /// Connections open at the same time
     #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
@@ -134,9 +222,17 @@ pub struct RunOptions {
     /// Requests to start in a second (open loop)
     #[arg(short, long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
-    /// Open a new connection for each request
+    /// Open a new connection for each request, and say so in it
     #[arg(long)]
     pub no_keep_alive: bool,
+    /// Open a new connection after so many requests, each without a word to the server about it
+    ///
+    /// With 1 and an https:// target the rate is that of handshakes: resumed ones, unless --no-resume.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "no_keep_alive")]
+    pub reconnect_every: Option<u32>,
+    /// How clients shake hands.
+    #[command(flatten)]
+    pub tls: TlsOptions,
     /// What is sent.
     #[command(flatten)]
     pub message: MessageOptions,
@@ -151,7 +247,7 @@ pub struct RunOptions {
 /// Options of `hold`.
 #[derive(Args, Clone, Debug)]
 pub struct HoldOptions {
-    /// http://host:port/path; ws://host:port/path or tcp://host:port for a server that echoes
+    /// http://, https://, ws://, wss://, tcp:// or tls://host:port/path; the last four are to echo
     pub target: String,
     /// Connections to hold
     #[arg(short, long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -183,6 +279,9 @@ pub struct HoldOptions {
     /// Worker threads, each with a descriptor table (and so a descriptor limit) of its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub tables: Option<u16>,
+    /// How clients shake hands.
+    #[command(flatten)]
+    pub tls: TlsOptions,
     /// What is sent.
     #[command(flatten)]
     pub message: MessageOptions,

@@ -98,6 +98,7 @@ impl Exchange {
         let mut head = Head::new();
         head.kind = HeadKind::Request;
         head.set_method(b"GET");
+        head.set_scheme(target.http_scheme().as_bytes());
         head.set_authority(target.authority.as_bytes());
         head.set_path(target.path.as_bytes());
         head.upgrade = true;

@@ -18,6 +18,8 @@ use crate::exchange::{Answer, Exchange, WEBSOCKET_KEY};
 pub enum Failure {
     /// No connection came about.
     Connect,
+    /// The handshake of TLS failed, or agreed on another protocol.
+    Tls,
     /// No answer in time.
     Timeout,
     /// The connection ended before the answer was complete.

@@ -1,5 +1,4 @@
-//! Where load goes: `http://host:port/path`, `ws://host:port/path` or `tcp://host:port`, resolved once at
-//! start.
+//! Where load goes: a URL such as `https://host:port/path`, resolved once at start.
 //!
 //! An address that is not a loopback one is refused unless the caller says that it is meant: a load
 //! generator pointed at the wrong host is an attack.
@@ -10,19 +9,37 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// HTTP/1.1 in the clear.
+    /// HTTP/1.1.
     Http,
+    /// HTTP/2: with prior knowledge in the clear, by ALPN over TLS.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
     /// Messages of a WebSocket that come back as they were sent.
     Ws,
     /// Bytes that come back as they were sent.
     Tcp,
 }
 
+/// Schemes by name: what is spoken, and whether over TLS.
+const SCHEMES: [(&str, Scheme, bool); 8] = [
+    ("http", Scheme::Http, false),
+    ("https", Scheme::Http, true),
+    ("grpc", Scheme::Grpc, false),
+    ("grpcs", Scheme::Grpc, true),
+    ("ws", Scheme::Ws, false),
+    ("wss", Scheme::Ws, true),
+    ("tcp", Scheme::Tcp, false),
+    ("tls", Scheme::Tcp, true),
+];
+
 /// A resolved target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// What is spoken.
     pub scheme: Scheme,
+    /// Over TLS.
+    pub tls: bool,
     /// Where to connect to.
     pub addr: SocketAddr,
     /// Host and port as they were given; the `host` field of requests.
@@ -37,20 +54,14 @@ impl Target {
     /// # Errors
     /// What is wrong with it, in words for the command line.
     pub fn parse(text: &str, allow_remote: bool) -> Result<Self, String> {
-        let (scheme, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (Scheme::Http, rest),
-            Some(("ws", rest)) => (Scheme::Ws, rest),
-            Some(("tcp", rest)) => (Scheme::Tcp, rest),
-            Some((other, _)) => {
-                return Err(format!(
-                    "scheme {other}:// of {text} is not http://, ws:// or tcp://"
-                ));
-            }
-            None => {
-                return Err(format!(
-                    "{text} does not begin with http://, ws:// or tcp://"
-                ));
-            }
+        let known = || SCHEMES.map(|(name, ..)| format!("{name}://")).join(", ");
+        let Some((name, rest)) = text.split_once("://") else {
+            return Err(format!("{text} begins with none of {}", known()));
+        };
+        let found = SCHEMES.iter().find(|(scheme, ..)| *scheme == name);
+        let Some(&(_, scheme, tls)) = found else {
+            let known = known();
+            return Err(format!("scheme {name}:// of {text} is none of {known}"));
         };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
@@ -69,7 +80,7 @@ impl Target {
         let with_port = if has_port(authority) {
             authority.to_owned()
         } else if scheme != Scheme::Tcp {
-            format!("{authority}:80")
+            format!("{authority}:{}", if tls { 443 } else { 80 })
         } else {
             return Err(format!("{text} has no port"));
         };
@@ -86,6 +97,7 @@ impl Target {
         }
         Ok(Self {
             scheme,
+            tls,
             addr,
             authority: authority.to_owned(),
             path,
@@ -93,12 +105,37 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The host without its port, and without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let end = if has_port(&self.authority) {
+            self.authority.rfind(':').unwrap_or(self.authority.len())
+        } else {
+            self.authority.len()
+        };
+        let host = &self.authority[..end];
+        let inner = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        inner.unwrap_or(host)
+    }
+
+    /// The scheme that requests name.
+    #[must_use]
+    pub fn http_scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Ws => "ws",
-            Scheme::Tcp => "tcp",
+            Scheme::Http2 => self.http_scheme(),
+            scheme => SCHEMES
+                .iter()
+                .find(|(_, known, tls)| *known == scheme && *tls == self.tls)
+                .map_or("", |(name, ..)| name),
         };
         write!(f, "{scheme}://{}{}", self.authority, self.path)
     }
@@ -143,6 +180,26 @@ mod tests {
     }
 
     #[test]
+    fn schemes_say_what_is_spoken_and_whether_over_tls() {
+        for (text, scheme, tls, port) in [
+            ("https://127.0.0.1/x", Scheme::Http, true, 443),
+            ("grpc://127.0.0.1/a.B/C", Scheme::Grpc, false, 80),
+            ("grpcs://[::1]:9/a.B/C", Scheme::Grpc, true, 9),
+            ("wss://127.0.0.1/", Scheme::Ws, true, 443),
+            ("tls://127.0.0.1:7", Scheme::Tcp, true, 7),
+        ] {
+            let target = Target::parse(text, false).unwrap();
+            assert_eq!((target.scheme, target.tls), (scheme, tls), "{text}");
+            assert_eq!(target.addr.port(), port);
+            assert_eq!(target.to_string(), text);
+        }
+        let host = |text| Target::parse(text, true).unwrap().host().to_owned();
+        assert_eq!(host("https://[::1]:9/"), "::1");
+        assert_eq!(host("https://localhost/"), "localhost");
+        assert_eq!(host("https://localhost:1/"), "localhost");
+    }
+
+    #[test]
     fn tcp_has_a_port_and_no_path() {
         let target = Target::parse("tcp://[::1]:7", false).unwrap();
         assert_eq!((target.scheme, target.addr.port()), (Scheme::Tcp, 7));
@@ -169,7 +226,7 @@ mod tests {
     fn what_is_no_target() {
         for text in [
             "127.0.0.1:80",
-            "https://127.0.0.1/",
+            "ftp://127.0.0.1/",
             "http://u@127.0.0.1/",
             "http://:x/",
         ] {

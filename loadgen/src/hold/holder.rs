@@ -5,7 +5,7 @@
 //! (which connection it is) is its owner number; what a lost one needs is in the list of retries.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,9 @@ use crate::exchange::Answer;
 use crate::histogram::Latencies;
 use crate::pacer::Pacer;
 use crate::reader::{Failure, Outcome, Progress, Reader};
+use crate::secure::{self, Input, Secure};
 use crate::sse::Subscription;
+use crate::tls;
 
 /// Connections opened in one turn.
 const OPENS_PER_TURN: usize = 64;
@@ -35,12 +37,19 @@ const RETRY_MS: u64 = 1000;
 /// Milliseconds between two publications of the numbers.
 const TICK_MS: u64 = 100;
 
-/// What is kept with parked connections: the codec of a subscription.
+/// What is kept with parked connections.
 #[derive(Debug)]
 pub struct HoldFacts;
 
+/// The codec of a subscription, and TLS.
+#[derive(Debug)]
+pub struct Remains {
+    codec: Option<Compact>,
+    tls: Option<Box<Secure>>,
+}
+
 impl Facts for HoldFacts {
-    type Cold = Compact;
+    type Cold = Remains;
     type Peer = ();
     type Message = ();
 }
@@ -51,6 +60,8 @@ type HoldCore = Core<Epoll, HoldFacts>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
+    /// Connected; TLS shakes hands.
+    Shaking,
     /// Connected; it is becoming a WebSocket.
     Opening,
     /// A message was sent, or part of it; of a subscription the request.
@@ -63,6 +74,7 @@ enum Phase {
 struct Conn {
     key: Key,
     sock: Sock,
+    tls: Option<Box<Secure>>,
     /// Which of this worker's connections.
     seat: u32,
     phase: Phase,
@@ -98,6 +110,9 @@ pub struct Holder {
     /// Stopped reading before their socket was empty.
     unread: Vec<u32>,
     reader: Reader,
+    tls: Option<tls::Client>,
+    /// Room for what is sealed and written at once.
+    sealed: Vec<u8>,
     events: Events,
     out: Out,
     board: Arc<Board>,
@@ -113,6 +128,7 @@ impl Holder {
     #[must_use]
     pub fn new(
         orders: Arc<Orders>,
+        tls: Option<tls::Client>,
         (first, count): (u32, u32),
         opening: Pacer,
         board: Arc<Board>,
@@ -121,6 +137,8 @@ impl Holder {
         Self {
             reader: Reader::new(Arc::clone(&orders.exchange)),
             orders,
+            tls,
+            sealed: Vec::new(),
             first,
             count,
             opening,
@@ -154,6 +172,7 @@ impl Holder {
                 generation: 0,
             },
             sock,
+            tls: None,
             seat,
             phase: Phase::Connecting,
             again,
@@ -204,6 +223,39 @@ impl Holder {
     }
 
     fn connected(&mut self, core: &mut HoldCore, number: u32) {
+        let Some(context) = &self.tls else {
+            return self.transport_ready(core, number);
+        };
+        let Some(conn) = self.conns.get_mut(number) else {
+            return;
+        };
+        conn.phase = Phase::Shaking;
+        let Ok(mut tls) = context.connect() else {
+            return self.lost(core, number, Failure::Tls);
+        };
+        // A new socket takes more than a hello.
+        let flushed = tls.flush(&mut core.reactor, conn.sock);
+        conn.tls = Some(tls);
+        if !matches!(flushed, Ok(true)) {
+            self.lost(core, number, Failure::Connect);
+        }
+    }
+
+    /// TLS has answered.
+    fn shaken(&mut self, core: &mut HoldCore, number: u32) {
+        let agreed = match (self.conns.get(number).map(|conn| &conn.tls), &self.tls) {
+            (Some(Some(tls)), Some(context)) => context.agrees(tls),
+            _ => false,
+        };
+        if agreed {
+            self.transport_ready(core, number);
+        } else {
+            self.lost(core, number, Failure::Tls);
+        }
+    }
+
+    /// Bytes can be sent.
+    fn transport_ready(&mut self, core: &mut HoldCore, number: u32) {
         let Some(conn) = self.conns.get_mut(number) else {
             return;
         };
@@ -212,10 +264,25 @@ impl Holder {
         };
         conn.phase = Phase::Opening;
         // A new socket takes more than an opening.
-        let written = core.reactor.write(conn.sock, &[IoSlice::new(&opening)]);
+        let written = self.write(core, number, &opening);
         if !matches!(written, Ok(n) if n == opening.len()) {
             self.lost(core, number, Failure::Connect);
         }
+    }
+
+    fn write(&mut self, core: &mut HoldCore, number: u32, bytes: &[u8]) -> io::Result<usize> {
+        let now_ms = core.now();
+        let Some(conn) = self.conns.get_mut(number) else {
+            return Ok(0);
+        };
+        secure::write(
+            &mut conn.tls,
+            &mut core.reactor,
+            conn.sock,
+            &[IoSlice::new(bytes)],
+            &mut self.sealed,
+            now_ms,
+        )
     }
 
     /// A connection takes messages.
@@ -252,13 +319,22 @@ impl Holder {
     }
 
     fn send_rest(&mut self, core: &mut HoldCore, number: u32) {
+        let now_ms = core.now();
         let Some(conn) = self.conns.get_mut(number) else {
             return;
         };
         let bytes = &self.orders.exchange.bytes;
         while conn.sent < bytes.len() {
             let rest = [IoSlice::new(&bytes[conn.sent..])];
-            match core.reactor.write(conn.sock, &rest) {
+            let written = secure::write(
+                &mut conn.tls,
+                &mut core.reactor,
+                conn.sock,
+                &rest,
+                &mut self.sealed,
+                now_ms,
+            );
+            match written {
                 Ok(n) => conn.sent += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let interest = Interest::Edge { write: true };
@@ -277,52 +353,64 @@ impl Holder {
             let Some(conn) = self.conns.get_mut(number) else {
                 return;
             };
+            let shaking = conn.phase == Phase::Shaking;
             let buffer = core.arena.tail_mut();
-            let room = buffer.len();
-            let n = match core.reactor.read(conn.sock, buffer) {
-                Ok(0) => return self.lost(core, number, Failure::Reset),
-                Ok(n) => n,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return self.park_listener(core, number);
+            let (n, more) = match secure::read(&mut conn.tls, &mut core.reactor, conn.sock, buffer)
+            {
+                Input::Bytes { n, more } => (n, more || closed),
+                Input::Blocked => return self.park_listener(core, number),
+                Input::End | Input::Broken => {
+                    let failure = if shaking {
+                        Failure::Tls
+                    } else {
+                        Failure::Reset
+                    };
+                    return self.lost(core, number, failure);
                 }
-                Err(_) => return self.lost(core, number, Failure::Reset),
             };
-            if conn.subscription.is_some() {
-                if !self.received(core, number, n) {
-                    return;
-                }
-            } else {
-                let outcome = self.reader.feed(&mut conn.progress, &buffer[..n]);
-                if !self.reader.replies.is_empty() {
-                    let whole =
-                        conn.phase != Phase::Busy || conn.sent == self.orders.exchange.bytes.len();
-                    if whole {
-                        let replies = [IoSlice::new(&self.reader.replies)];
-                        let _ = core.reactor.write(conn.sock, &replies);
-                    }
-                    self.reader.replies.clear();
-                }
-                match outcome {
-                    Outcome::More => {}
-                    Outcome::Done { .. } if conn.phase == Phase::Opening => {
-                        return self.begin(core, number);
-                    }
-                    Outcome::Done { .. } if conn.phase == Phase::Listening => {
-                        return self.lost(core, number, Failure::Protocol);
-                    }
-                    Outcome::Done { status, reusable } => {
-                        let whole = conn.sent == self.orders.exchange.bytes.len();
-                        return self.answered(core, number, status, reusable && whole && !closed);
-                    }
-                    Outcome::Failed(failure) => return self.lost(core, number, failure),
-                }
+            if shaking && conn.tls.as_ref().is_some_and(|tls| !tls.is_shaking()) {
+                self.shaken(core, number);
             }
-            // Fewer bytes than there was room for: the socket is empty.
-            if n < room && !closed {
+            // TLS has messages of its own, in which there is nothing for anybody else.
+            if n > 0 && !self.read_on(core, number, n, closed) {
+                return;
+            }
+            if !more {
                 return self.park_listener(core, number);
             }
         }
         self.unread.push(number);
+    }
+
+    /// The first `n` bytes of the arena came. False: there is no more to do here.
+    fn read_on(&mut self, core: &mut HoldCore, number: u32, n: usize, closed: bool) -> bool {
+        let Some(conn) = self.conns.get_mut(number) else {
+            return false;
+        };
+        if conn.subscription.is_some() {
+            return self.received(core, number, n);
+        }
+        let input = &core.arena.tail_mut()[..n];
+        let outcome = self.reader.feed(&mut conn.progress, input);
+        let whole = conn.phase != Phase::Busy || conn.sent == self.orders.exchange.bytes.len();
+        let phase = conn.phase;
+        let replies = std::mem::take(&mut self.reader.replies);
+        if !replies.is_empty() && whole {
+            // Who pings gets it at once, or not at all.
+            let _ = self.write(core, number, &replies);
+        }
+        match outcome {
+            Outcome::More => return true,
+            Outcome::Done { .. } if phase == Phase::Opening => self.begin(core, number),
+            Outcome::Done { .. } if phase == Phase::Listening => {
+                self.lost(core, number, Failure::Protocol);
+            }
+            Outcome::Done { status, reusable } => {
+                self.answered(core, number, status, reusable && whole && !closed);
+            }
+            Outcome::Failed(failure) => self.lost(core, number, failure),
+        }
+        false
     }
 
     /// The first `n` bytes of the arena are for a subscription. False: the connection is gone.
@@ -377,23 +465,28 @@ impl Holder {
         self.park(core, number, Some(next_ms), None);
     }
 
-    /// Parks a subscription, or a WebSocket that was woken by a ping, unless it is in the middle of
-    /// something.
+    /// Whether a silent connection may be spoken to: a WebSocket may be pinged at any time, and TLS has
+    /// messages of its own.
+    fn may_be_woken(&self) -> bool {
+        self.orders.exchange.opening.is_some() || self.tls.is_some()
+    }
+
+    /// Parks a subscription, or what was woken for nothing, unless it is in the middle of something.
     fn park_listener(&mut self, core: &mut HoldCore, number: u32) {
+        let may_be_woken = self.may_be_woken();
         let Some(conn) = self.conns.get(number) else {
             return;
         };
-        if conn.phase == Phase::Listening
-            && self.orders.exchange.opening.is_some()
-            && matches!(conn.progress, Progress::Start)
-        {
-            let due_ms = Some(conn.due_ms).filter(|due_ms| *due_ms != u64::MAX);
-            return self.park(core, number, due_ms, None);
+        if conn.phase != Phase::Listening {
+            return;
         }
-        if conn.phase == Phase::Listening
-            && let Some(compact) = conn.subscription.as_ref().and_then(|s| s.park())
-        {
-            self.park(core, number, None, Some(compact));
+        if let Some(subscription) = &conn.subscription {
+            if let Some(compact) = subscription.park() {
+                self.park(core, number, None, Some(compact));
+            }
+        } else if may_be_woken && matches!(conn.progress, Progress::Start) {
+            let due_ms = Some(conn.due_ms).filter(|due_ms| *due_ms != u64::MAX);
+            self.park(core, number, due_ms, None);
         }
     }
 
@@ -404,9 +497,22 @@ impl Holder {
         due_ms: Option<u64>,
         codec: Option<Compact>,
     ) {
-        let Some(conn) = self.conns.get(number) else {
+        let Some(conn) = self.conns.get_mut(number) else {
             return;
         };
+        conn.phase = Phase::Listening;
+        conn.due_ms = due_ms.unwrap_or(u64::MAX);
+        if conn.tls.as_ref().is_some_and(|tls| !tls.is_quiet()) {
+            // The rest of a record is to come, or to be taken.
+            if let Some(due_ms) = due_ms {
+                core.schedule(conn.key, due_ms);
+            }
+            return;
+        }
+        let tls = conn.tls.take().map(|mut tls| {
+            tls.park();
+            tls
+        });
         let record = Parked {
             socks: [conn.sock, Sock(-1)],
             owner: conn.seat,
@@ -421,7 +527,7 @@ impl Holder {
             },
             flags: 0,
             peer: None,
-            cold: codec.map(Box::new),
+            cold: (codec.is_some() || tls.is_some()).then(|| Box::new(Remains { codec, tls })),
         };
         if core.park(conn.key, record).is_ok() {
             self.conns.remove(number);
@@ -434,6 +540,7 @@ impl Holder {
         let place = self.conns.insert(Conn {
             key,
             sock: Sock(-1),
+            tls: None,
             seat: 0,
             phase: Phase::Listening,
             again: true,
@@ -451,10 +558,13 @@ impl Holder {
         conn.sock = record.socks[0];
         conn.seat = record.owner;
         conn.due_ms = record.deadline.ms();
-        if let (Some(compact), Answer::Http { settings, .. }) =
-            (record.cold, &self.orders.exchange.answer)
-        {
-            conn.subscription = Some(Box::new(Subscription::new(settings, &compact)));
+        if let Some(remains) = record.cold {
+            conn.tls = remains.tls;
+            if let (Some(compact), Answer::Http { settings, .. }) =
+                (remains.codec, &self.orders.exchange.answer)
+            {
+                conn.subscription = Some(Box::new(Subscription::new(settings, &compact)));
+            }
         }
         Some(place.index)
     }
@@ -466,7 +576,11 @@ impl Holder {
         };
         core.close(conn.key, conn.sock, true);
         let subscribing = self.orders.sse && conn.phase == Phase::Busy;
-        if matches!(conn.phase, Phase::Connecting | Phase::Opening) || subscribing {
+        let opening = matches!(
+            conn.phase,
+            Phase::Connecting | Phase::Shaking | Phase::Opening
+        );
+        if opening || subscribing {
             return self.attempt_failed(core, conn.seat, conn.again, failure);
         }
         self.counts.connected -= 1;
@@ -520,7 +634,7 @@ impl App<Epoll> for Holder {
     type Facts = HoldFacts;
 
     fn ready(&mut self, core: &mut HoldCore, number: u32, ready: Ready) {
-        let Some(conn) = self.conns.get(number) else {
+        let Some(conn) = self.conns.get_mut(number) else {
             return;
         };
         let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
@@ -530,7 +644,13 @@ impl App<Epoll> for Holder {
                 Ok(()) if !ready.has(Ready::HUP) => {}
                 _ => self.lost(core, number, Failure::Connect),
             },
-            Phase::Opening | Phase::Busy | Phase::Listening => {
+            Phase::Shaking | Phase::Opening | Phase::Busy | Phase::Listening => {
+                if let Some(tls) = &mut conn.tls
+                    && tls.is_blocked()
+                {
+                    // What breaks here is seen when it is read.
+                    let _ = tls.flush(&mut core.reactor, conn.sock);
+                }
                 if conn.phase == Phase::Busy && conn.sent < self.orders.exchange.bytes.len() {
                     self.send_rest(core, number);
                 }
@@ -545,7 +665,11 @@ impl App<Epoll> for Holder {
         let Some(conn) = self.conns.get(number) else {
             return;
         };
-        if conn.phase != Phase::Listening {
+        if conn.phase == Phase::Listening {
+            if conn.due_ms <= core.now() {
+                self.send(core, number);
+            }
+        } else {
             let due_ms = (conn.began_us + self.orders.timeout_us) / 1000;
             if due_ms <= core.now() {
                 self.lost(core, number, Failure::Timeout);
@@ -563,8 +687,7 @@ impl App<Epoll> for Holder {
 
     fn local_ready(&mut self, core: &mut HoldCore, key: Key, ready: Ready) {
         if let Some(number) = self.unpark(core, key) {
-            let pinged = self.orders.exchange.opening.is_some();
-            let subscribed = pinged
+            let subscribed = self.may_be_woken()
                 || self
                     .conns
                     .get(number)

@@ -24,6 +24,7 @@ use crate::report::{self, CpuTime};
 use crate::run;
 use crate::signal;
 use crate::target::{Scheme, Target};
+use crate::tls;
 use counts::{Board, Counts};
 use holder::Holder;
 use progress::Progress;
@@ -133,6 +134,8 @@ pub fn hold(options: &HoldOptions) -> Result<Report, String> {
     let limit = limits::raise_descriptors().map_err(system)?.now;
     check_descriptors(options.connections, workers, private_tables, limit)?;
     let orders = Arc::new(orders(options, &target)?);
+    // What is wrong with the options is told before anything is started.
+    tls::Client::new(&target, &options.tls)?;
 
     let clock = Clock::start();
     let stop = Arc::new(AtomicBool::new(false));
@@ -147,9 +150,11 @@ pub fn hold(options: &HoldOptions) -> Result<Report, String> {
     let (rate, connections, threads) = (options.rate, options.connections, plan.threads);
     let fleet = {
         let (orders, boards, stop) = (Arc::clone(&orders), boards.clone(), Arc::clone(&stop));
+        let (to, tls_options) = (target.clone(), options.tls.clone());
         Fleet::start(plan, move |thread, _| {
             Ok(Holder::new(
                 Arc::clone(&orders),
+                tls::Client::new(&to, &tls_options).map_err(io::Error::other)?,
                 seats(connections, threads, thread),
                 Pacer::new(rate, threads, thread, start_us),
                 Arc::clone(&boards[thread]),

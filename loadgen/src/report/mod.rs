@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cli::RunOptions;
 use crate::histogram::Summary;
-use crate::run::tally::{Errors, Tally};
+use crate::run::tally::{Errors, Handshakes, Tally};
 use crate::target::Target;
 
 pub(crate) use text::{count as format_count, latency as format_us};
@@ -109,7 +109,9 @@ pub struct Report {
     pub unsent: u64,
     /// Connections that came about.
     pub connects: u64,
-    /// Bytes received.
+    /// Handshakes of TLS, where it was spoken.
+    pub tls: Option<Handshakes>,
+    /// Bytes received, as they are without TLS.
     pub bytes_in: u64,
     /// Bytes sent.
     pub bytes_out: u64,
@@ -180,7 +182,7 @@ impl Report {
             },
             connections: options.connections,
             threads,
-            keep_alive: !options.no_keep_alive,
+            keep_alive: !options.no_keep_alive && options.reconnect_every != Some(1),
             wanted_rate: options.rate,
             elapsed_s,
             answers: tally.answers,
@@ -188,6 +190,7 @@ impl Report {
             rate: (tally.answers - tally.late) as f64 / elapsed_s,
             unsent: tally.unsent,
             connects: tally.connects,
+            tls: target.tls.then(|| tally.handshakes.clone()),
             bytes_in: tally.bytes_in,
             bytes_out: tally.bytes_out,
             errors: tally.errors,

@@ -61,6 +61,20 @@ impl Report {
             bytes(self.bytes_out)
         )?;
         writeln!(out, "  connects   {}", count(self.connects))?;
+        if let Some(tls) = &self.tls {
+            let protocol = match &tls.alpn[..] {
+                "" => String::new(),
+                alpn => format!(", {alpn}"),
+            };
+            writeln!(
+                out,
+                "  handshakes {} full, {} resumed: {} {}{protocol}",
+                count(tls.full),
+                count(tls.resumed),
+                tls.version,
+                tls.suite,
+            )?;
+        }
         write!(out, "  errors     {}", count(self.errors.total()))?;
         for (kind, number) in self.errors.by_kind() {
             if number > 0 {

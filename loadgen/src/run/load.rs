@@ -1,4 +1,5 @@
-//! The application of one worker of `run`: its connections, and what is sent on them when.
+//! The application of one worker of `run`: its connections, and what is sent on them when, one exchange
+//! after the other. Those that carry streams are in `mux`.
 //!
 //! An exchange costs one write, one read and its share of a wait: no registration changes while a
 //! connection lives, deadlines are one timer per connection that is moved only when it fires, and
@@ -16,21 +17,15 @@ use moorgate::engine::slab::Key;
 use moorgate::engine::worker::App;
 
 use super::orders::{NoFacts, Orders};
+use super::schedule::{ALARM, Next, Schedule};
 use super::tally::Tally;
-use crate::pacer::Alarm;
 use crate::reader::{Failure, Outcome, Progress, Reader};
-use crate::signal;
+use crate::secure::{self, Input, Secure};
 
 /// Connections being opened at the same time by one worker.
-const OPENING: u32 = 256;
+pub(super) const OPENING: u32 = 256;
 /// Reads of one connection in one turn.
-const READS_PER_TURN: usize = 8;
-/// Milliseconds before a connection is tried again that was refused, or lost before any answer.
-const RETRY_MS: u64 = 100;
-/// Milliseconds between looks at the clock and the stop flag.
-const TICK_MS: u64 = 100;
-/// Number of the alarm among the residents.
-const ALARM: u32 = u32::MAX;
+pub(super) const READS_PER_TURN: usize = 8;
 
 /// State of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +34,9 @@ enum Phase {
     Absent,
     /// Being opened; a request that was to start at `intended_us` waits for it when `pending`.
     Connecting,
-    /// Connected; it is becoming a WebSocket.
+    /// Connected; TLS shakes hands.
+    Shaking,
+    /// It is becoming a WebSocket.
     Opening,
     /// Open, nothing sent.
     Idle,
@@ -51,7 +48,10 @@ enum Phase {
 struct Conn {
     key: Key,
     sock: Sock,
+    tls: Option<Box<Secure>>,
     progress: Progress,
+    /// Requests that it has carried.
+    carried: u32,
     /// Bytes of the request that were sent.
     sent: usize,
     /// When the request was to start.
@@ -66,7 +66,8 @@ struct Conn {
     listed: bool,
 }
 
-const NO_KEY: Key = Key {
+/// The key of what has no slot.
+pub(super) const NO_KEY: Key = Key {
     index: u32::MAX,
     generation: 0,
 };
@@ -84,14 +85,11 @@ pub struct Load {
     under_way: u32,
     /// Open loop: those that can take a request. An entry may be stale.
     free: VecDeque<u32>,
-    alarm: Option<(Alarm, Key)>,
-    alarm_us: u64,
-    /// Connections to be tried again, by time.
-    retries: VecDeque<(u64, u32)>,
+    schedule: Schedule,
     /// Stopped reading before their socket was empty.
     unread: Vec<u32>,
-    next_tick_ms: u64,
-    stopping: bool,
+    /// Room for what is sealed and written at once.
+    sealed: Vec<u8>,
     finished: bool,
     tally: Tally,
 }
@@ -103,20 +101,15 @@ impl Load {
     /// No descriptor for the alarm.
     pub fn new(orders: Orders, core: &mut Core<Epoll, NoFacts>) -> io::Result<Self> {
         let count = orders.connections;
-        let alarm = match orders.pacer {
-            Some(_) => {
-                let alarm = Alarm::new()?;
-                let key = core.open(alarm.sock(), ALARM, Interest::Edge { write: false })?;
-                Some((alarm, key))
-            }
-            None => None,
-        };
+        let schedule = Schedule::new(&orders, core)?;
         let tally = Tally::new(orders.start_us, orders.interval_us, orders.pacer.is_some());
         let conns = (0..count)
             .map(|_| Conn {
                 key: NO_KEY,
                 sock: Sock(-1),
+                tls: None,
                 progress: Progress::Start,
+                carried: 0,
                 sent: 0,
                 intended_us: 0,
                 began_us: 0,
@@ -134,12 +127,9 @@ impl Load {
             connecting: 0,
             under_way: 0,
             free: VecDeque::new(),
-            alarm,
-            alarm_us: u64::MAX,
-            retries: VecDeque::new(),
+            schedule,
             unread: Vec::new(),
-            next_tick_ms: 0,
-            stopping: false,
+            sealed: Vec::new(),
             finished: false,
             tally,
         };
@@ -153,8 +143,9 @@ impl Load {
         self.tally
     }
 
-    fn keep_alive(&self) -> bool {
-        self.orders.exchange.keep_alive
+    /// A connection is opened for a request, and not before there is one.
+    fn on_demand(&self) -> bool {
+        !self.orders.exchange.keep_alive || self.orders.reconnect_every.is_some()
     }
 
     fn open_more(&mut self, core: &mut Core<Epoll, NoFacts>) {
@@ -167,15 +158,15 @@ impl Load {
 
     /// Brings a connection without socket to work.
     fn launch(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
-        if self.stopping {
+        if self.schedule.is_over() {
             return;
         }
-        if self.keep_alive() {
-            self.conns[number as usize].pending = false;
-            self.open(core, number);
-        } else {
+        if self.on_demand() {
             let now_us = core.reactor.clock_us();
             self.next(core, number, now_us);
+        } else {
+            self.conns[number as usize].pending = false;
+            self.open(core, number);
         }
     }
 
@@ -194,6 +185,7 @@ impl Load {
         let conn = &mut self.conns[number as usize];
         conn.began_us = now_us;
         conn.proven = false;
+        conn.carried = 0;
         conn.phase = Phase::Connecting;
         self.connecting += 1;
         match opened {
@@ -206,13 +198,54 @@ impl Load {
     }
 
     fn connected(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
+        let Some(context) = &self.orders.tls else {
+            return self.transport_ready(core, number);
+        };
+        let conn = &mut self.conns[number as usize];
+        conn.phase = Phase::Shaking;
+        let Ok(mut tls) = context.connect() else {
+            return self.fail(core, number, Failure::Tls);
+        };
+        // A new socket takes more than a hello.
+        let flushed = tls.flush(&mut core.reactor, conn.sock);
+        conn.tls = Some(tls);
+        if !matches!(flushed, Ok(true)) {
+            self.fail(core, number, Failure::Connect);
+        }
+    }
+
+    /// TLS has answered. False: the connection is gone.
+    fn shaken(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) -> bool {
+        let conn = &self.conns[number as usize];
+        let (Some(tls), Some(context)) = (&conn.tls, &self.orders.tls) else {
+            return true;
+        };
+        if !context.agrees(tls) {
+            self.fail(core, number, Failure::Tls);
+            return false;
+        }
+        self.tally.shook_hands(tls.agreed());
+        self.transport_ready(core, number);
+        self.conns[number as usize].phase != Phase::Absent
+    }
+
+    /// Bytes can be sent.
+    fn transport_ready(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
+        let now_ms = core.now();
         let conn = &mut self.conns[number as usize];
         let Some(opening) = self.reader.open(&mut conn.progress) else {
             return self.begin(core, number);
         };
         conn.phase = Phase::Opening;
         // A new socket takes more than an opening.
-        match core.reactor.write(conn.sock, &[IoSlice::new(&opening)]) {
+        match secure::write(
+            &mut conn.tls,
+            &mut core.reactor,
+            conn.sock,
+            &[IoSlice::new(&opening)],
+            &mut self.sealed,
+            now_ms,
+        ) {
             Ok(n) if n == opening.len() => self.tally.bytes_out += n as u64,
             _ => self.fail(core, number, Failure::Connect),
         }
@@ -238,54 +271,38 @@ impl Load {
 
     /// Finds work for a connection that has none.
     fn next(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32, now_us: u64) {
-        if self.should_stop(now_us) {
-            return;
-        }
-        let Some(pacer) = &mut self.orders.pacer else {
-            self.start(core, number, now_us, now_us);
-            return;
-        };
-        let due_us = pacer.next_us();
-        if due_us <= now_us {
-            pacer.advance();
-            self.start(core, number, due_us, now_us);
-            return;
-        }
-        let conn = &mut self.conns[number as usize];
-        if !conn.listed {
-            conn.listed = true;
-            self.free.push_back(number);
-        }
-        self.set_alarm(due_us, now_us);
-    }
-
-    fn set_alarm(&mut self, due_us: u64, now_us: u64) {
-        if let Some((alarm, _)) = &self.alarm
-            && self.alarm_us != due_us
-        {
-            self.alarm_us = due_us;
-            alarm.set(due_us.saturating_sub(now_us));
+        match self.schedule.next(now_us) {
+            Next::Start { intended_us } => self.start(core, number, intended_us, now_us),
+            Next::Wait => {
+                let conn = &mut self.conns[number as usize];
+                if !conn.listed {
+                    conn.listed = true;
+                    self.free.push_back(number);
+                }
+            }
+            Next::Over => {}
         }
     }
 
     /// Open loop: starts what is due, while there are connections for it.
     fn start_due(&mut self, core: &mut Core<Epoll, NoFacts>) {
-        self.alarm_us = u64::MAX;
+        self.schedule.alarmed();
         let now_us = core.reactor.clock_us();
         while let Some(number) = self.free.pop_front() {
             let conn = &mut self.conns[number as usize];
             conn.listed = false;
-            let free = match conn.phase {
+            let phase = conn.phase;
+            let free = match phase {
                 Phase::Idle => true,
-                Phase::Absent => !self.orders.exchange.keep_alive,
-                Phase::Connecting | Phase::Opening | Phase::Busy => false,
+                Phase::Absent => self.on_demand(),
+                Phase::Connecting | Phase::Shaking | Phase::Opening | Phase::Busy => false,
             };
             if !free {
                 continue;
             }
             let before = self.free.len();
             self.next(core, number, now_us);
-            if self.free.len() > before || self.stopping {
+            if self.free.len() > before || self.schedule.is_over() {
                 // Listed again: nothing more is due.
                 return;
             }
@@ -300,9 +317,7 @@ impl Load {
         intended_us: u64,
         now_us: u64,
     ) {
-        if let Some(quota) = &mut self.orders.quota {
-            *quota -= 1;
-        }
+        self.schedule.started();
         let conn = &mut self.conns[number as usize];
         if conn.phase == Phase::Idle {
             self.send(core, number, intended_us, now_us);
@@ -333,13 +348,18 @@ impl Load {
 
     #[inline]
     fn send_rest(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
+        let now_ms = core.now();
         let conn = &mut self.conns[number as usize];
         let bytes = &self.orders.exchange.bytes;
         while conn.sent < bytes.len() {
-            match core
-                .reactor
-                .write(conn.sock, &[IoSlice::new(&bytes[conn.sent..])])
-            {
+            match secure::write(
+                &mut conn.tls,
+                &mut core.reactor,
+                conn.sock,
+                &[IoSlice::new(&bytes[conn.sent..])],
+                &mut self.sealed,
+                now_ms,
+            ) {
                 Ok(n) => {
                     conn.sent += n;
                     self.tally.bytes_out += n as u64;
@@ -352,31 +372,53 @@ impl Load {
     }
 
     fn receive(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32, closed: bool) {
+        let now_ms = core.now();
         for _ in 0..READS_PER_TURN {
             let conn = &mut self.conns[number as usize];
             let buffer = core.arena.tail_mut();
-            let outcome = match core.reactor.read(conn.sock, buffer) {
-                Ok(0) => self.reader.eof(&mut conn.progress),
-                Ok(n) => {
+            let outcome = match secure::read(&mut conn.tls, &mut core.reactor, conn.sock, buffer) {
+                Input::Bytes { n, more } => {
+                    if conn.phase == Phase::Shaking
+                        && conn.tls.as_ref().is_some_and(|tls| !tls.is_shaking())
+                        && !self.shaken(core, number)
+                    {
+                        return;
+                    }
+                    let conn = &mut self.conns[number as usize];
                     self.tally.bytes_in += n as u64;
-                    let outcome = self.reader.feed(&mut conn.progress, &buffer[..n]);
+                    // TLS reads its own messages.
+                    let outcome = if n == 0 && conn.tls.is_some() {
+                        Outcome::More
+                    } else {
+                        let input = &core.arena.tail_mut()[..n];
+                        self.reader.feed(&mut conn.progress, input)
+                    };
                     if !self.reader.replies.is_empty() {
                         // A message that is under way is first: whoever pings gets this too late, or not.
                         if conn.sent == self.orders.exchange.bytes.len() {
-                            let replies = [IoSlice::new(&self.reader.replies)];
-                            let _ = core.reactor.write(conn.sock, &replies);
+                            let _ = secure::write(
+                                &mut conn.tls,
+                                &mut core.reactor,
+                                conn.sock,
+                                &[IoSlice::new(&self.reader.replies)],
+                                &mut self.sealed,
+                                now_ms,
+                            );
                         }
                         self.reader.replies.clear();
                     }
-                    // Fewer bytes than there was room for: the socket is empty.
-                    if outcome == Outcome::More && n < buffer.len() && !closed {
+                    if outcome == Outcome::More && !more && !closed {
                         return;
                     }
                     outcome
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => Outcome::Failed(Failure::Reset),
+                Input::End if conn.phase == Phase::Shaking => Outcome::Failed(Failure::Tls),
+                Input::End => self.reader.eof(&mut conn.progress),
+                Input::Blocked => return,
+                Input::Broken if conn.phase == Phase::Shaking => Outcome::Failed(Failure::Tls),
+                Input::Broken => Outcome::Failed(Failure::Reset),
             };
+            let conn = &self.conns[number as usize];
             match outcome {
                 Outcome::More => {}
                 Outcome::Done { .. } if conn.phase == Phase::Opening => {
@@ -407,13 +449,15 @@ impl Load {
         let whole = conn.sent == self.orders.exchange.bytes.len();
         self.tally
             .answer(status, conn.intended_us, conn.began_us, now_us);
-        if self.stopping && self.orders.quota.is_none() {
+        if self.schedule.is_over_by_time() {
             self.tally.late += 1;
         }
         self.under_way -= 1;
         conn.phase = Phase::Idle;
         conn.proven = true;
-        if reusable && whole && self.keep_alive() {
+        conn.carried += 1;
+        let worn = (self.orders.reconnect_every).is_some_and(|most| conn.carried >= most);
+        if reusable && whole && !worn && self.orders.exchange.keep_alive {
             self.next(core, number, now_us);
         } else {
             self.close(core, number, false);
@@ -426,31 +470,31 @@ impl Load {
         let conn = &mut self.conns[number as usize];
         match conn.phase {
             Phase::Busy => self.under_way -= 1,
-            Phase::Connecting | Phase::Opening if conn.pending => self.under_way -= 1,
-            Phase::Connecting | Phase::Opening => {
-                // It stands for a request that could not even be started.
-                if let Some(quota) = &mut self.orders.quota {
-                    *quota = quota.saturating_sub(1);
-                }
+            Phase::Connecting | Phase::Shaking | Phase::Opening if conn.pending => {
+                self.under_way -= 1;
             }
+            Phase::Connecting | Phase::Shaking | Phase::Opening => self.schedule.gave_up(),
             Phase::Absent | Phase::Idle => {}
         }
         let again_at_once = conn.proven;
         self.tally.failure(failure, now_us);
         self.close(core, number, true);
-        if self.should_stop(now_us) {
+        if self.schedule.check(now_us) {
             return;
         }
         if again_at_once {
             self.launch(core, number);
         } else {
-            self.retries.push_back((now_us / 1000 + RETRY_MS, number));
+            self.schedule.retry(now_us / 1000, number);
         }
     }
 
     fn close(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32, reset: bool) {
         let conn = &mut self.conns[number as usize];
-        if matches!(conn.phase, Phase::Connecting | Phase::Opening) {
+        if matches!(
+            conn.phase,
+            Phase::Connecting | Phase::Shaking | Phase::Opening
+        ) {
             self.connecting -= 1;
         }
         conn.phase = Phase::Absent;
@@ -458,27 +502,13 @@ impl Load {
         conn.progress = Progress::Start;
         let sock = std::mem::replace(&mut conn.sock, Sock(-1));
         if sock.0 >= 0 {
+            if let Some(mut tls) = conn.tls.take()
+                && !reset
+            {
+                tls.farewell(&mut core.reactor, sock);
+            }
             core.close(conn.key, sock, reset);
         }
-    }
-
-    fn should_stop(&mut self, now_us: u64) -> bool {
-        if !self.stopping
-            && (self.orders.quota == Some(0)
-                || self.orders.end_us.is_some_and(|end_us| now_us >= end_us))
-        {
-            self.stop(
-                self.orders
-                    .end_us
-                    .map_or(now_us, |end_us| end_us.min(now_us)),
-            );
-        }
-        self.stopping
-    }
-
-    fn stop(&mut self, at_us: u64) {
-        self.stopping = true;
-        self.tally.stopped_us = at_us;
     }
 
     fn finish(&mut self, core: &mut Core<Epoll, NoFacts>) {
@@ -486,12 +516,8 @@ impl Load {
         for number in 0..self.unopened {
             self.close(core, number, false);
         }
-        if let Some((alarm, key)) = self.alarm.take() {
-            core.close(key, alarm.sock(), false);
-        }
-        if let (Some(pacer), None) = (&self.orders.pacer, self.orders.quota) {
-            self.tally.unsent = pacer.missed(self.tally.stopped_us);
-        }
+        let (stopped_us, unsent) = self.schedule.finish(core);
+        (self.tally.stopped_us, self.tally.unsent) = (stopped_us, unsent);
     }
 }
 
@@ -502,7 +528,7 @@ impl App<Epoll> for Load {
         if number == ALARM {
             return self.start_due(core);
         }
-        let Some(conn) = self.conns.get(number as usize) else {
+        let Some(conn) = self.conns.get_mut(number as usize) else {
             return;
         };
         let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
@@ -513,8 +539,14 @@ impl App<Epoll> for Load {
                 Ok(()) if !ready.has(Ready::HUP) => {}
                 _ => self.fail(core, number, Failure::Connect),
             },
-            Phase::Opening if readable => self.receive(core, number, closed),
+            Phase::Shaking | Phase::Opening if readable => self.receive(core, number, closed),
             Phase::Busy => {
+                if let Some(tls) = &mut conn.tls
+                    && tls.is_blocked()
+                {
+                    // What breaks here is seen when it is read.
+                    let _ = tls.flush(&mut core.reactor, conn.sock);
+                }
                 if conn.sent < self.orders.exchange.bytes.len() {
                     self.send_rest(core, number);
                 }
@@ -529,15 +561,18 @@ impl App<Epoll> for Load {
                 if proven {
                     self.launch(core, number);
                 } else {
-                    self.retries.push_back((core.now() + RETRY_MS, number));
+                    self.schedule.retry(core.now(), number);
                 }
             }
-            // A WebSocket may be pinged at any time; whatever else comes was not asked for.
-            Phase::Idle if readable && self.orders.exchange.opening.is_some() => {
+            // A WebSocket may be pinged at any time, and TLS has messages of its own; whatever else comes was
+            // not asked for.
+            Phase::Idle
+                if readable && (self.orders.exchange.opening.is_some() || conn.tls.is_some()) =>
+            {
                 self.receive(core, number, closed);
             }
             Phase::Idle if readable => self.fail(core, number, Failure::Protocol),
-            Phase::Opening | Phase::Idle | Phase::Absent => {}
+            Phase::Shaking | Phase::Opening | Phase::Idle | Phase::Absent => {}
         }
     }
 
@@ -550,7 +585,9 @@ impl App<Epoll> for Load {
             Phase::Absent => return,
             // Moved only here: sending a request costs no timer.
             Phase::Idle => core.now() * 1000 + timeout_us,
-            Phase::Connecting | Phase::Opening | Phase::Busy => conn.began_us + timeout_us,
+            Phase::Connecting | Phase::Shaking | Phase::Opening | Phase::Busy => {
+                conn.began_us + timeout_us
+            }
         };
         if due_us / 1000 <= core.now() {
             self.fail(core, number, Failure::Timeout);
@@ -560,27 +597,10 @@ impl App<Epoll> for Load {
     }
 
     fn expire(&mut self, core: &mut Core<Epoll, NoFacts>) -> Option<u64> {
-        let now_ms = core.now();
-        while let Some(&(due_ms, number)) = self.retries.front()
-            && due_ms <= now_ms
-        {
-            self.retries.pop_front();
+        while let Some(number) = self.schedule.due_retry(core.now()) {
             self.launch(core, number);
         }
-        if now_ms >= self.next_tick_ms {
-            self.next_tick_ms = now_ms + TICK_MS;
-            if let Some(end_us) = self.orders.end_us {
-                let end_ms = end_us.div_ceil(1000);
-                if end_ms > now_ms {
-                    self.next_tick_ms = self.next_tick_ms.min(end_ms);
-                }
-            }
-            if signal::stopped() && !self.stopping {
-                self.stop(core.reactor.clock_us());
-            }
-        }
-        let due_ms = self.retries.front().map(|&(due_ms, _)| due_ms);
-        Some(due_ms.map_or(self.next_tick_ms, |due_ms| due_ms.min(self.next_tick_ms)))
+        Some(self.schedule.tick(core))
     }
 
     fn has_ready(&self) -> bool {
@@ -590,14 +610,17 @@ impl App<Epoll> for Load {
     fn serve_ready(&mut self, core: &mut Core<Epoll, NoFacts>) {
         for number in std::mem::take(&mut self.unread) {
             // It may have been closed, or even replaced, since; a read too many does no harm.
-            if self.conns[number as usize].phase == Phase::Busy {
+            if matches!(
+                self.conns[number as usize].phase,
+                Phase::Shaking | Phase::Opening | Phase::Busy
+            ) {
                 self.receive(core, number, false);
             }
         }
     }
 
     fn end_turn(&mut self, core: &mut Core<Epoll, NoFacts>, began_us: u64) {
-        if self.should_stop(began_us) && self.under_way == 0 && !self.finished {
+        if self.schedule.check(began_us) && self.under_way == 0 && !self.finished {
             self.finish(core);
         }
     }

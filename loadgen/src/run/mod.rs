@@ -2,6 +2,7 @@
 
 pub mod load;
 pub mod orders;
+mod schedule;
 pub mod tally;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::pacer::Pacer;
 use crate::report::{self, CpuTime, Report};
 use crate::signal;
 use crate::target::{Scheme, Target};
+use crate::tls;
 use load::Load;
 use orders::Orders;
 use tally::Tally;
@@ -54,6 +56,8 @@ pub fn main(options: &RunOptions) -> Result<(), String> {
 pub fn run(options: &RunOptions) -> Result<Report, String> {
     let target = Target::parse(&options.target, options.message.allow_remote)?;
     let exchange = Arc::new(exchange(&target, &options.message, !options.no_keep_alive)?);
+    // What is wrong with the options is told before anything is started.
+    tls::Client::new(&target, &options.tls)?;
     let system = |error: io::Error| error.to_string();
     let descriptors = limits::raise_descriptors().map_err(system)?;
     if u64::from(options.connections) + 64 > descriptors.now {
@@ -76,7 +80,9 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
     let cpu_before = CpuTime::now().map_err(system)?;
     let all = Orders {
         addr: Addr::Ip(target.addr),
+        tls: None,
         exchange,
+        reconnect_every: options.reconnect_every,
         connections: options.connections,
         timeout_us: micros(options.message.timeout).max(1000),
         start_us,
@@ -86,6 +92,7 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
         interval_us,
     };
     let rate = options.rate;
+    let (to, tls_options) = (target.clone(), options.tls.clone());
     let plan = Plan {
         threads,
         private_tables: false,
@@ -94,7 +101,10 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
     let fleet = Fleet::start(plan, move |thread, core| {
         #[allow(clippy::cast_possible_truncation)] // Not more than there are connections.
         let connections = share(u64::from(all.connections), threads, thread) as u32;
+        // One for each worker: sessions are looked up without waiting for another.
+        let tls = tls::Client::new(&to, &tls_options).map_err(io::Error::other)?;
         let orders = Orders {
+            tls: tls.map(Arc::new),
             connections,
             quota: all.quota.map(|quota| share(quota, threads, thread)),
             pacer: rate.map(|rate| Pacer::new(rate, threads, thread, start_us)),
@@ -155,6 +165,7 @@ pub(crate) fn exchange(
             Ok(Exchange::echo(body, keep_alive))
         }
         Scheme::Tcp => Ok(Exchange::echo_of(options.size as usize, keep_alive)),
+        Scheme::Http2 | Scheme::Grpc => Err(format!("{target} is not supported")),
         Scheme::Http => Exchange::request(
             target,
             &Request {

@@ -7,6 +7,7 @@ use moorgate::engine::reactor::Addr;
 
 use crate::exchange::Exchange;
 use crate::pacer::Pacer;
+use crate::tls;
 
 /// Nothing of a running load is ever parked.
 #[derive(Debug)]
@@ -23,8 +24,12 @@ impl Facts for NoFacts {
 pub struct Orders {
     /// Where to.
     pub addr: Addr,
+    /// What to shake hands with first.
+    pub tls: Option<Arc<tls::Client>>,
     /// What to send.
     pub exchange: Arc<Exchange>,
+    /// Requests that a connection carries.
+    pub reconnect_every: Option<u32>,
     /// Connections of this worker.
     pub connections: u32,
     /// Microseconds until an answer, or a connection, is given up.

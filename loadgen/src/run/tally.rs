@@ -1,5 +1,6 @@
 //! What one worker counts, and how workers add up.
 
+use moorgate::tls::{Agreed, suite_name};
 use serde::Serialize;
 
 use crate::histogram::Latencies;
@@ -10,6 +11,8 @@ use crate::reader::Failure;
 pub struct Errors {
     /// No connection came about.
     pub connect: u64,
+    /// The handshake of TLS failed, or agreed on another protocol.
+    pub tls: u64,
     /// No answer, or no connection, in time.
     pub timeout: u64,
     /// The connection ended before the answer was complete.
@@ -25,6 +28,7 @@ impl Errors {
     pub fn count(&mut self, failure: Failure) {
         match failure {
             Failure::Connect => self.connect += 1,
+            Failure::Tls => self.tls += 1,
             Failure::Timeout => self.timeout += 1,
             Failure::Reset => self.reset += 1,
             Failure::Protocol => self.protocol += 1,
@@ -34,14 +38,15 @@ impl Errors {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.connect + self.timeout + self.reset + self.status + self.protocol
+        self.by_kind().iter().map(|(_, number)| number).sum()
     }
 
     /// Kinds by name.
     #[must_use]
-    pub fn by_kind(&self) -> [(&'static str, u64); 5] {
+    pub fn by_kind(&self) -> [(&'static str, u64); 6] {
         [
             ("connect", self.connect),
+            ("tls", self.tls),
             ("timeout", self.timeout),
             ("reset", self.reset),
             ("status", self.status),
@@ -52,10 +57,51 @@ impl Errors {
     /// Adds those of another worker.
     pub fn add(&mut self, other: Self) {
         self.connect += other.connect;
+        self.tls += other.tls;
         self.timeout += other.timeout;
         self.reset += other.reset;
         self.status += other.status;
         self.protocol += other.protocol;
+    }
+}
+
+/// Handshakes of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Handshakes {
+    /// With a certificate and its signature.
+    pub full: u64,
+    /// Those that continued an earlier session.
+    pub resumed: u64,
+    /// Version that was agreed on first.
+    pub version: &'static str,
+    /// Cipher suite that was agreed on first, as OpenSSL names it.
+    pub suite: &'static str,
+    /// Protocol that was agreed on first.
+    pub alpn: String,
+}
+
+impl Handshakes {
+    fn count(&mut self, agreed: &Agreed) {
+        if self.full + self.resumed == 0 {
+            self.version = agreed.version_name();
+            self.suite = suite_name(agreed.suite);
+            let alpn = agreed.alpn.as_deref().unwrap_or_default();
+            self.alpn = String::from_utf8_lossy(alpn).into_owned();
+        }
+        if agreed.resumed {
+            self.resumed += 1;
+        } else {
+            self.full += 1;
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.full += other.full;
+        self.resumed += other.resumed;
+        if !other.version.is_empty() {
+            (self.version, self.suite) = (other.version, other.suite);
+            self.alpn.clone_from(&other.alpn);
+        }
     }
 }
 
@@ -89,7 +135,9 @@ pub struct Tally {
     pub errors: Errors,
     /// Connections that came about.
     pub connects: u64,
-    /// Bytes received.
+    /// Their handshakes.
+    pub handshakes: Handshakes,
+    /// Bytes received, as they are without TLS.
     pub bytes_in: u64,
     /// Bytes sent.
     pub bytes_out: u64,
@@ -119,6 +167,7 @@ impl Tally {
             answers: 0,
             errors: Errors::default(),
             connects: 0,
+            handshakes: Handshakes::default(),
             bytes_in: 0,
             bytes_out: 0,
             late: 0,
@@ -151,6 +200,11 @@ impl Tally {
         interval.latencies.record(latency);
     }
 
+    /// A connection speaks TLS.
+    pub fn shook_hands(&mut self, agreed: &Agreed) {
+        self.handshakes.count(agreed);
+    }
+
     /// An exchange failed.
     pub fn failure(&mut self, failure: Failure, now_us: u64) {
         self.errors.count(failure);
@@ -173,6 +227,7 @@ impl Tally {
         self.answers += other.answers;
         self.errors.add(other.errors);
         self.connects += other.connects;
+        self.handshakes.add(&other.handshakes);
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.late += other.late;

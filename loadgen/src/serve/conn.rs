@@ -8,6 +8,7 @@ use moorgate_codecs::{Codec, Compact, StreamId};
 
 use super::answers::Answers;
 use super::frames::Frames;
+use crate::secure::Secure;
 
 /// What a server keeps with parked connections.
 #[derive(Debug)]
@@ -19,11 +20,12 @@ impl Facts for ServeFacts {
     type Message = ();
 }
 
-/// What is kept of a connection with an open request while it is parked.
+/// What is kept of a connection with an open request, or with TLS, while it is parked.
 #[derive(Debug)]
 pub(super) struct Remains {
     codec: Compact,
     doing: Doing,
+    tls: Option<Box<Secure>>,
 }
 
 /// What a connection is about.
@@ -67,6 +69,7 @@ impl Doing {
 pub(super) struct Conn {
     pub(super) key: Key,
     pub(super) sock: Sock,
+    pub(super) tls: Option<Box<Secure>>,
     /// Of HTTP; a TCP echo has none, nor has a WebSocket.
     pub(super) codec: Option<Server>,
     pub(super) frames: Option<Box<Frames>>,
@@ -97,6 +100,7 @@ impl Conn {
         Self {
             key,
             sock,
+            tls: None,
             codec,
             frames: None,
             doing: Doing::Reading,
@@ -114,16 +118,19 @@ impl Conn {
 
     /// Output waits for the socket: nothing more may be made.
     pub(super) fn blocked(&self) -> bool {
-        !self.queue.is_empty() || self.fill > 0
+        !self.queue.is_empty()
+            || self.fill > 0
+            || self.tls.as_ref().is_some_and(|tls| tls.is_blocked())
     }
 
     /// Nothing has to be done before its time comes or a byte arrives.
     fn is_silent(&self) -> bool {
-        self.rest.is_empty() && !self.blocked() && !self.read_closed && !self.readable
+        let secure = self.tls.as_ref().is_none_or(|tls| tls.is_quiet());
+        secure && self.rest.is_empty() && !self.blocked() && !self.read_closed && !self.readable
     }
 
-    /// The record to park it with, when it is silent.
-    pub(super) fn record(&self) -> Option<Parked<ServeFacts>> {
+    /// The record to park it with, when it is silent. Its TLS is in there then.
+    pub(super) fn record(&mut self) -> Option<Parked<ServeFacts>> {
         if !self.is_silent() || self.frames.as_ref().is_some_and(|frames| !frames.is_idle()) {
             return None;
         }
@@ -132,6 +139,11 @@ impl Conn {
             None => Compact::default(),
         };
         let open = self.doing != Doing::Reading || !codec.is_empty();
+        let mut tls = self.tls.take();
+        if let Some(tls) = &mut tls {
+            tls.park();
+        }
+        let keeps = open || tls.is_some();
         Some(Parked {
             socks: [self.sock, Sock(-1)],
             owner: 0,
@@ -142,9 +154,9 @@ impl Conn {
             kind: if open { Kind::Mux } else { Kind::Idle },
             flags: 0,
             peer: None,
-            cold: open.then(|| {
+            cold: keeps.then(|| {
                 let doing = self.doing;
-                Box::new(Remains { codec, doing })
+                Box::new(Remains { codec, doing, tls })
             }),
         })
     }
@@ -157,14 +169,15 @@ impl Conn {
         http: bool,
         now_ms: u64,
     ) -> Self {
-        let (codec, doing) = match record.cold {
-            Some(remains) => (remains.codec, remains.doing),
-            None => (Compact::default(), Doing::Reading),
+        let (codec, doing, tls) = match record.cold {
+            Some(remains) => (remains.codec, remains.doing, remains.tls),
+            None => (Compact::default(), Doing::Reading, None),
         };
         let websocket = doing == Doing::Messages;
         let codec = (http && !websocket).then(|| Server::unpark(answers.settings.clone(), &codec));
         Self {
             doing,
+            tls,
             frames: websocket.then(Box::default),
             ..Self::new(key, record.socks[0], codec, now_ms)
         }

@@ -13,15 +13,17 @@ mod server;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use moorgate::engine::limits;
 use moorgate::engine::reactor::clock::Clock;
 use moorgate::engine::reactor::epoll::sockets;
 use moorgate::engine::reactor::{Addr, ListenOptions};
+use moorgate::tls::ServerContext;
 
 use crate::cli::ServeOptions;
 use crate::fleet::{Fleet, Plan};
+use crate::tls;
 use answers::Answers;
 use server::Serve;
 
@@ -33,7 +35,8 @@ pub fn main(options: &ServeOptions) -> Result<(), String> {
     let system = |error: io::Error| error.to_string();
     limits::raise_descriptors().map_err(system)?;
     let listen_error = |error: io::Error| format!("{}: {error}", options.listen);
-    let (addr, fleet) = start(options).map_err(listen_error)?;
+    let context = tls::server(options)?.map(Arc::new);
+    let (addr, fleet) = start(options, context).map_err(listen_error)?;
     println!("listening on {addr}");
     io::stdout().flush().map_err(system)?;
     fleet.join().map_err(system)?;
@@ -41,7 +44,10 @@ pub fn main(options: &ServeOptions) -> Result<(), String> {
 }
 
 /// Starts the workers; returns when all of them listen.
-fn start(options: &ServeOptions) -> io::Result<(SocketAddr, Fleet<Serve>)> {
+fn start(
+    options: &ServeOptions,
+    tls: Option<Arc<ServerContext>>,
+) -> io::Result<(SocketAddr, Fleet<Serve>)> {
     let answers = Answers::new(options);
     let listen = ListenOptions {
         reuse_port: options.threads > 1,
@@ -62,7 +68,7 @@ fn start(options: &ServeOptions) -> io::Result<(SocketAddr, Fleet<Serve>)> {
     };
     let (sender, bound) = mpsc::channel();
     let fleet = Fleet::start(plan, move |_, core| {
-        let made = Serve::new(core, &addr, &listen, answers.clone());
+        let made = Serve::new(core, &addr, &listen, answers.clone(), tls.clone());
         let told = match &made {
             Ok((_, addr)) => Ok(addr.clone()),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),

@@ -4,6 +4,7 @@
 //! connection, and until it is gone nothing more is read from there.
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::sync::Arc;
 
 use moorgate::engine::core::Core;
 use moorgate::engine::parked::{Parked, Token};
@@ -14,12 +15,14 @@ use moorgate::engine::reactor::{
 };
 use moorgate::engine::slab::{Key, PagedSlab};
 use moorgate::engine::worker::App;
+use moorgate::tls::ServerContext;
 use moorgate_codecs::http1::Server;
 use moorgate_codecs::{Codec, Events, Head, Out};
 
 use super::answers::Answers;
 use super::conn::{Conn, Doing, ServeFacts};
 use crate::cli::Service;
+use crate::secure::{self, Input, Secure};
 
 /// Connections accepted in one go.
 const ACCEPTS: usize = 64;
@@ -54,6 +57,10 @@ pub(super) struct Serve {
     pub(super) head: Head,
     pub(super) event: Vec<u8>,
     pub(super) random: Random,
+    /// Every connection shakes hands with it first.
+    tls: Option<Arc<ServerContext>>,
+    /// Room for what is sealed and written at once.
+    sealed: Vec<u8>,
 }
 
 impl Serve {
@@ -63,6 +70,7 @@ impl Serve {
         addr: &Addr,
         options: &ListenOptions,
         answers: Answers,
+        tls: Option<Arc<ServerContext>>,
     ) -> io::Result<(Self, Addr)> {
         let listener = core.reactor.listen(addr, options)?;
         let bound = core.reactor.local_addr(listener)?;
@@ -80,6 +88,8 @@ impl Serve {
             head: Head::new(),
             event: Vec::new(),
             random: Random::from_os()?,
+            tls,
+            sealed: Vec::new(),
         };
         Ok((serve, bound))
     }
@@ -96,7 +106,10 @@ impl Serve {
             index: u32::MAX,
             generation: 0,
         };
-        let place = self.conns.insert(Conn::new(key, sock, codec, core.now()));
+        let mut conn = Conn::new(key, sock, codec, core.now());
+        // A context that was built makes sessions.
+        conn.tls = (self.tls.as_deref()).and_then(|context| Secure::server(context).ok());
+        let place = self.conns.insert(conn);
         match core.open(sock, place.index, Interest::Edge { write: false }) {
             Ok(key) => {
                 if let Some(conn) = self.conns.get_mut(place.index) {
@@ -111,7 +124,12 @@ impl Serve {
     }
 
     fn close(&mut self, core: &mut ServeCore, number: u32, reset: bool) {
-        if let Some(conn) = self.conns.remove(number) {
+        if let Some(mut conn) = self.conns.remove(number) {
+            if let Some(tls) = &mut conn.tls
+                && !reset
+            {
+                tls.farewell(&mut core.reactor, conn.sock);
+            }
             core.close(conn.key, conn.sock, reset);
         }
     }
@@ -127,15 +145,27 @@ impl Serve {
             }
             let buffer = core.arena.tail_mut();
             let room = buffer.len().min(READ_BYTES);
-            match core.reactor.read(conn.sock, &mut buffer[..room]) {
-                Ok(0) => {
+            match secure::read(
+                &mut conn.tls,
+                &mut core.reactor,
+                conn.sock,
+                &mut buffer[..room],
+            ) {
+                Input::End => {
                     conn.readable = false;
                     conn.read_closed = true;
                     return self.ended(core, number);
                 }
-                Ok(n) => {
-                    conn.readable = n == room;
+                Input::Bytes { n, more } => {
+                    conn.readable = more;
                     conn.active_ms = core.now();
+                    if n == 0 {
+                        // TLS reads its own messages, and may have to answer.
+                        if !self.settle(core, number, true) {
+                            return;
+                        }
+                        continue;
+                    }
                     let span = core.arena.commit(n);
                     let open = if let Some(frames) = &mut conn.frames {
                         conn.rest.extend_from_slice(core.arena.get(span));
@@ -151,11 +181,11 @@ impl Serve {
                         return;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Input::Blocked => {
                     conn.readable = false;
                     return;
                 }
-                Err(_) => return self.close(core, number, false),
+                Input::Broken => return self.close(core, number, true),
             }
         }
         self.unread.push(number);
@@ -255,6 +285,7 @@ impl Serve {
 
     /// Writes. False: the connection is gone.
     fn write(&mut self, core: &mut ServeCore, number: u32) -> bool {
+        let now_ms = core.now();
         let Some(conn) = self.conns.get_mut(number) else {
             self.out.bytes.clear();
             return false;
@@ -275,7 +306,7 @@ impl Serve {
             };
             let slices = [IoSlice::new(&bytes[at..]), IoSlice::new(body)];
             let slices = match (at == bytes.len(), body.is_empty()) {
-                (true, true) => break Ok(false),
+                (true, true) => break flush(conn.tls.as_mut(), core, conn.sock),
                 (false, true) => &slices[..1],
                 (true, false) => &slices[1..],
                 (false, false) => &slices[..],
@@ -285,7 +316,14 @@ impl Serve {
                 break Ok(false);
             }
             writes += 1;
-            match core.reactor.write(conn.sock, slices) {
+            match secure::write(
+                &mut conn.tls,
+                &mut core.reactor,
+                conn.sock,
+                slices,
+                &mut self.sealed,
+                now_ms,
+            ) {
                 Ok(n) => {
                     let first = n.min(bytes.len() - at);
                     at += first;
@@ -317,9 +355,9 @@ impl Serve {
         true
     }
 
-    /// True when it was parked.
+    /// True when it was parked, or is gone.
     fn park(&mut self, core: &mut ServeCore, number: u32) -> bool {
-        let Some(conn) = self.conns.get(number) else {
+        let Some(conn) = self.conns.get_mut(number) else {
             return false;
         };
         let Some(record) = conn.record() else {
@@ -328,8 +366,11 @@ impl Serve {
         let parked = core.park(conn.key, record).is_ok();
         if parked {
             self.conns.remove(number);
+        } else {
+            // The kernel knows the descriptor no more.
+            self.close(core, number, true);
         }
-        parked
+        true
     }
 
     fn unpark(&mut self, core: &mut ServeCore, key: Key) -> Option<u32> {
@@ -366,6 +407,14 @@ impl Serve {
                 self.park(core, number);
             }
         }
+    }
+}
+
+/// What TLS sealed goes out. True when some of it did not.
+fn flush(tls: Option<&mut Box<Secure>>, core: &mut ServeCore, sock: Sock) -> io::Result<bool> {
+    match tls {
+        Some(tls) => Ok(!tls.flush(&mut core.reactor, sock)?),
+        None => Ok(false),
     }
 }
 

@@ -3,3 +3,4 @@
 mod hold;
 mod run;
 mod support;
+mod tls;

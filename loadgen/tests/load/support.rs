@@ -56,6 +56,11 @@ impl Server {
         format!("ws://{}/", self.addr)
     }
 
+    /// Its URL with this scheme.
+    pub(crate) fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}", self.addr)
+    }
+
     /// The same for TCP.
     pub(crate) fn tcp(&self) -> String {
         format!("tcp://{}", self.addr)
@@ -87,6 +92,33 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A certificate for 127.0.0.1 and `load.test` and its key, in files.
+pub(crate) struct Certificate {
+    pub(crate) cert: Scratch,
+    pub(crate) key: Scratch,
+}
+
+impl Certificate {
+    pub(crate) fn new(name: &str) -> Self {
+        let names = ["127.0.0.1".to_owned(), "load.test".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let cert = Scratch::new(&format!("{name}.pem"));
+        let key = Scratch::new(&format!("{name}.key"));
+        std::fs::write(&cert.0, made.cert.pem()).expect("a file");
+        std::fs::write(&key.0, made.signing_key.serialize_pem()).expect("a file");
+        Self { cert, key }
+    }
+
+    /// The words that make `serve` speak TLS.
+    pub(crate) fn words(&self) -> String {
+        format!(
+            "--cert {} --key {}",
+            self.cert.0.display(),
+            self.key.0.display()
+        )
     }
 }
 
