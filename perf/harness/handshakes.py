@@ -21,12 +21,12 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: perf.example\r\n\r\n"
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT, thousands of ports are needed
 
 
-def context():
+def context(protocol):
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
     made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.set_alpn_protocols(["http/1.1"])
+    made.set_alpn_protocols([protocol])
     # A peer that closes without close_notify has made its handshake all the same.
     made.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     return made
@@ -35,7 +35,7 @@ def context():
 class Driver:
     def __init__(self, port, resumed, source):
         self.port, self.resumed, self.source = port, resumed, source
-        self.context = context()
+        self.context = context("http/1.1")
         self.session = self.ticket() if resumed else None
         self.epoll = select.epoll()
         self.open = {}

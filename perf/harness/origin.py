@@ -1,17 +1,22 @@
-"""An upstream that stays silent until told: event streams, long polls, TCP echo. One thread, epoll.
+"""An upstream that stays silent until told: event streams, long polls, WebSockets, gRPC streams, TCP echo.
+One thread, epoll.
 
     python3 -m harness.origin PORT
 
 An HTTP request for /sse opens an event stream and gets one event; /poll is held; anything else is
 answered at once. Sent straight here, not through a proxy, `GET /push` sends one event to every stream
-and answers every poll, and `GET /open` says how many there are of both. Bytes that are not HTTP are
-echoed: that is the TCP upstream.
+and answers every poll, and `GET /open` says how many there are of both. A WebSocket at /ws gets each message
+back, as does a gRPC stream: a connection that begins with HTTP/2's preface is gRPC. Bytes that are not HTTP
+are echoed: that is the TCP upstream.
 """
 
+import base64
+import hashlib
 import select
 import socket
 import sys
 
+from harness import frames
 from harness.process import raise_descriptor_limit
 
 EVENT = b"data: " + b"e" * 90 + b"!\n\n"
@@ -33,6 +38,8 @@ class Origin:
         self.partial = {}
         self.streams = set()
         self.polls = set()
+        self.websockets = set()
+        self.grpc = set()
 
     def run(self):
         while True:
@@ -64,7 +71,11 @@ class Origin:
             self.close(fd)
             return
         data = self.partial.pop(fd, b"") + data
-        if not data.startswith(b"G"):
+        if fd in self.websockets:
+            self.receive_message(fd, data)
+        elif fd in self.grpc or data.startswith(b"PRI "):
+            self.receive_frames(fd, data)
+        elif not data.startswith(b"G"):
             self.send(fd, data)
         elif b"\r\n\r\n" not in data:
             self.partial[fd] = data
@@ -73,12 +84,49 @@ class Origin:
             self.send(fd, STREAM)
         elif data.startswith(b"GET /poll"):
             self.polls.add(fd)
+        elif data.startswith(b"GET /ws"):
+            self.upgrade(fd, data)
         elif data.startswith(b"GET /open"):
             self.send_number(fd, len(self.streams) + len(self.polls))
         elif data.startswith(b"GET /push"):
             self.push(fd)
         else:
             self.send(fd, SMALL)
+
+    def upgrade(self, fd, head):
+        key = next(line.split(b":")[1].strip() for line in head.split(b"\r\n")
+                   if line.lower().startswith(b"sec-websocket-key:"))
+        accept = base64.b64encode(hashlib.sha1(key + frames.WEBSOCKET_GUID).digest())
+        self.websockets.add(fd)
+        self.send(fd, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade"
+                      b"\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+
+    def receive_message(self, fd, data):
+        # The holder sends one message and waits for it: there are never two.
+        if len(data) < len(frames.CLIENT_MESSAGE):
+            self.partial[fd] = data
+        else:
+            self.send(fd, frames.SERVER_MESSAGE)
+
+    def receive_frames(self, fd, data):
+        if fd not in self.grpc:
+            if len(data) < len(frames.PREFACE):
+                self.partial[fd] = data
+                return
+            data = data[len(frames.PREFACE):]
+            self.grpc.add(fd)
+            self.send(fd, frames.SERVER_SETTINGS)
+        answer = bytearray()
+        whole, self.partial[fd] = frames.split(data)
+        for kind, flags, stream, payload in whole:
+            if kind == frames.HEADERS:
+                answer += frames.frame(frames.HEADERS, frames.END_HEADERS, stream, frames.GRPC_HEAD)
+            elif kind == frames.DATA:
+                answer += frames.frame(frames.DATA, 0, stream, payload)
+            else:
+                answer += frames.control_answer(kind, flags, payload)
+        if answer and fd in self.sockets:
+            self.send(fd, answer)
 
     def push(self, asker):
         polls, self.polls = self.polls, set()
@@ -102,7 +150,7 @@ class Origin:
             self.close(fd)
 
     def close(self, fd):
-        for known in (self.streams, self.polls):
+        for known in (self.streams, self.polls, self.websockets, self.grpc):
             known.discard(fd)
         self.partial.pop(fd, None)
         self.epoll.unregister(fd)

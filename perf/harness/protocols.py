@@ -14,6 +14,7 @@ class Wire:
     http2: bool = False
     tls: str = ""
     upstream_http2: bool = False
+    websocket: bool = False
 
     @property
     def scheme(self):
@@ -28,6 +29,7 @@ KINDS = {
     "h2tls": Wire(http2=True, tls="ecdsa"),
     "h2h2": Wire(http2=True, upstream_http2=True),
     "grpc": Wire(http2=True, upstream_http2=True),
+    "ws": Wire(websocket=True),
 }
 
 # The most streams a client may have, everywhere: more than any row opens.
@@ -109,10 +111,12 @@ typed_extension_protocol_options:
     explicit_http_config:
       http2_protocol_options: {{ max_concurrent_streams: {STREAMS} }}""", 6)
     limits = _indented(f"http2_protocol_options: {{ max_concurrent_streams: {STREAMS} }}", 16)
+    upgrades = _indented("upgrade_configs: [{ upgrade_type: websocket }]", 16)
     return {
         "envoy_codec": "HTTP2" if wire.http2 else "HTTP1",
         "envoy_http2": limits if wire.http2 else "",
         "envoy_transport": transport if wire.tls else "",
+        "envoy_upgrades": upgrades if wire.websocket else "",
         "envoy_upstream": options if wire.upstream_http2 else "",
     }
 
@@ -136,10 +140,14 @@ def _nginx(wire, directory, buffering):
         ssl_certificate {directory}/cert.pem;
         ssl_certificate_key {directory}/key.pem;
         ssl_protocols TLSv1.3;"""
+    connection = '$http_connection' if wire.websocket else '""'
     only_proxy = f"""
             proxy_http_version 1.1;
             proxy_buffering {buffering};
-            proxy_set_header Connection "";"""
+            proxy_set_header Connection {connection};"""
+    if wire.websocket:
+        only_proxy += """
+            proxy_set_header Upgrade $http_upgrade;"""
     return {
         "nginx_listen": (" ssl" if wire.tls else "") + (" http2" if wire.http2 else ""),
         "nginx_tls": tls if wire.tls else "",
