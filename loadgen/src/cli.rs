@@ -38,12 +38,14 @@ pub enum Command {
 /// What a server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Service {
-    /// HTTP/1.1 with a fixed or echoed body.
+    /// HTTP/1.1 and HTTP/2 with a fixed or echoed body.
     Http,
     /// Server-sent events at an interval.
     Sse,
-    /// HTTP/1.1 that answers after --delay (30 s unless given).
+    /// The same as http, with answers after --delay (30 s unless given).
     LongPoll,
+    /// gRPC, whatever the method: sends back the messages it gets, unary or streaming.
+    Grpc,
     /// WebSockets: sends back the messages it gets.
     Ws,
     /// Sends back what it gets.
@@ -55,9 +57,17 @@ impl Service {
     #[must_use]
     pub fn alpn(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Http | Self::Sse | Self::LongPoll | Self::Ws => vec![b"http/1.1".to_vec()],
+            Self::Http | Self::Sse | Self::LongPoll => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Self::Grpc => vec![b"h2".to_vec()],
+            Self::Ws => vec![b"http/1.1".to_vec()],
             Self::Tcp => Vec::new(),
         }
+    }
+
+    /// HTTP/2 is spoken with whoever begins with its preface.
+    #[must_use]
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Http | Self::Sse | Self::LongPoll)
     }
 }
 
@@ -179,6 +189,37 @@ impl TlsOptions {
     }
 }
 
+/// A protocol in the place of the one that the target's scheme stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// WebSocket.
+    Ws,
+}
+
+/// What is spoken.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Protocol")]
+pub struct ProtocolOptions {
+    /// What to speak to an http:// or https:// target
+    #[arg(long, value_name = "PROTOCOL", value_enum, conflicts_with = "http2")]
+    pub protocol: Option<Protocol>,
+    /// Speak HTTP/2: with prior knowledge to http://, by ALPN to https://
+    #[arg(long)]
+    pub http2: bool,
+    /// Streams to have under way on each connection (HTTP/2 and gRPC; 1 unless given)
+    #[arg(short = 'm', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub streams: Option<u32>,
+    /// gRPC: keep each stream open and send message after message, instead of a unary call for each
+    #[arg(long)]
+    pub bidi: bool,
+}
+
 /// What is sent.
 #[derive(Args, Clone, Debug)]
 pub struct MessageOptions {
@@ -191,7 +232,7 @@ pub struct MessageOptions {
     /// Request body; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT")]
     pub body: Option<String>,
-    /// Bytes of a message over TCP or WebSocket
+    /// Bytes of a message over gRPC, TCP or WebSocket
     #[arg(short, long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub size: u32,
     /// Give up on an answer, or on connecting, after this long
@@ -205,7 +246,9 @@ pub struct MessageOptions {
 /// Options of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// http://, https://, ws://, wss://, tcp:// or tls://host:port/path; the last four are to echo
+    /// http://, grpc://, ws:// or tcp://host:port/path; over TLS https://, grpcs://, wss://, tls://
+    ///
+    /// Targets of WebSocket and TCP are to send back what they get. The path of a gRPC target is the method.
     pub target: String,
     /// Connections open at the same time
     #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
@@ -230,6 +273,9 @@ pub struct RunOptions {
     /// With 1 and an https:// target the rate is that of handshakes: resumed ones, unless --no-resume.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "no_keep_alive")]
     pub reconnect_every: Option<u32>,
+    /// What is spoken.
+    #[command(flatten)]
+    pub protocol: ProtocolOptions,
     /// How clients shake hands.
     #[command(flatten)]
     pub tls: TlsOptions,
@@ -247,7 +293,9 @@ pub struct RunOptions {
 /// Options of `hold`.
 #[derive(Args, Clone, Debug)]
 pub struct HoldOptions {
-    /// http://, https://, ws://, wss://, tcp:// or tls://host:port/path; the last four are to echo
+    /// http://, grpc://, ws:// or tcp://host:port/path; over TLS https://, grpcs://, wss://, tls://
+    ///
+    /// Targets of WebSocket and TCP are to send back what they get. The path of a gRPC target is the method.
     pub target: String,
     /// Connections to hold
     #[arg(short, long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -279,6 +327,9 @@ pub struct HoldOptions {
     /// Worker threads, each with a descriptor table (and so a descriptor limit) of its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub tables: Option<u16>,
+    /// What is spoken.
+    #[command(flatten)]
+    pub protocol: ProtocolOptions,
     /// How clients shake hands.
     #[command(flatten)]
     pub tls: TlsOptions,

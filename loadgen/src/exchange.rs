@@ -185,7 +185,7 @@ impl Exchange {
 }
 
 /// Fields from the command line, each `name: value`.
-fn add_headers(head: &mut Head, headers: &[String]) -> Result<(), String> {
+pub(crate) fn add_headers(head: &mut Head, headers: &[String]) -> Result<(), String> {
     for header in headers {
         let (name, value) = header
             .split_once(':')

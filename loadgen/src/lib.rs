@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod fleet;
 pub mod histogram;
 pub mod hold;
+pub mod mux;
 pub mod pacer;
 pub mod reader;
 pub mod report;

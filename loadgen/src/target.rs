@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
+use crate::cli::{Protocol, ProtocolOptions};
+
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -106,6 +108,42 @@ impl Target {
 }
 
 impl Target {
+    /// Speaks what the options say instead of what the scheme does.
+    ///
+    /// # Errors
+    /// Options that contradict the scheme.
+    pub fn speak(mut self, options: &ProtocolOptions) -> Result<Self, String> {
+        let wanted = match (options.protocol, options.http2) {
+            (Some(Protocol::Http1), _) => Some(Scheme::Http),
+            (Some(Protocol::Http2), _) | (None, true) => Some(Scheme::Http2),
+            (Some(Protocol::Grpc), _) => Some(Scheme::Grpc),
+            (Some(Protocol::Ws), _) => Some(Scheme::Ws),
+            (None, false) => None,
+        };
+        match wanted {
+            Some(wanted) if self.scheme == Scheme::Http => self.scheme = wanted,
+            Some(wanted) if self.scheme != wanted => {
+                return Err(format!("{self} stands for another protocol"));
+            }
+            _ => {}
+        }
+        if options.streams.is_some() && !self.has_streams() {
+            return Err(format!(
+                "streams are for HTTP/2 and gRPC, which {self} is not"
+            ));
+        }
+        if options.bidi && self.scheme != Scheme::Grpc {
+            return Err(format!("--bidi is for gRPC, which {self} is not"));
+        }
+        Ok(self)
+    }
+
+    /// A connection carries several exchanges at a time.
+    #[must_use]
+    pub fn has_streams(&self) -> bool {
+        matches!(self.scheme, Scheme::Http2 | Scheme::Grpc)
+    }
+
     /// The host without its port, and without the brackets of an IPv6 address.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -129,6 +129,7 @@ pub fn main(options: &HoldOptions) -> Result<(), String> {
 pub fn hold(options: &HoldOptions) -> Result<Report, String> {
     let system = |error: io::Error| error.to_string();
     let target = Target::parse(&options.target, options.message.allow_remote)?;
+    let target = target.speak(&options.protocol)?;
     let workers = options.tables.unwrap_or(options.threads);
     let private_tables = options.tables.is_some();
     let limit = limits::raise_descriptors().map_err(system)?.now;

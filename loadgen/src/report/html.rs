@@ -65,9 +65,10 @@ impl Report {
         )?;
         writeln!(
             out,
-            "<h1>{target}</h1>\n<p>{} loop, {} connections{}, {} thread{}, {:.2} s</p>",
+            "<h1>{target}</h1>\n<p>{} loop, {} connections{}{}, {} thread{}, {:.2} s</p>",
             self.mode,
             count(self.connections.into()),
+            self.streams_text(),
             if self.keep_alive {
                 ""
             } else {

@@ -91,6 +91,8 @@ pub struct Report {
     pub mode: &'static str,
     /// Connections.
     pub connections: u32,
+    /// Streams under way on each connection, where it carries streams.
+    pub streams: Option<u32>,
     /// Threads.
     pub threads: usize,
     /// Connections carry more than one exchange.
@@ -181,6 +183,9 @@ impl Report {
                 "closed"
             },
             connections: options.connections,
+            streams: target
+                .has_streams()
+                .then(|| options.protocol.streams.unwrap_or(1)),
             threads,
             keep_alive: !options.no_keep_alive && options.reconnect_every != Some(1),
             wanted_rate: options.rate,

@@ -15,13 +15,23 @@ impl Report {
         out
     }
 
+    /// What there is to say of streams.
+    pub(super) fn streams_text(&self) -> String {
+        match self.streams {
+            None => String::new(),
+            Some(1) => " with 1 stream each".to_owned(),
+            Some(streams) => format!(" with {} streams each", count(streams.into())),
+        }
+    }
+
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}", self.target)?;
         writeln!(
             out,
-            "  {} loop, {} connections{}, {} thread{}, {:.2} s",
+            "  {} loop, {} connections{}{}, {} thread{}, {:.2} s",
             self.mode,
             count(self.connections.into()),
+            self.streams_text(),
             if self.keep_alive {
                 ""
             } else {

@@ -1,6 +1,7 @@
 //! `run`: throughput and latency, in a closed or an open loop.
 
 pub mod load;
+pub mod mux;
 pub mod orders;
 mod schedule;
 pub mod tally;
@@ -16,12 +17,14 @@ use moorgate::engine::reactor::clock::Clock;
 use crate::cli::{MessageOptions, RunOptions};
 use crate::exchange::{Exchange, Request};
 use crate::fleet::{Fleet, Plan};
+use crate::mux::Call;
 use crate::pacer::Pacer;
 use crate::report::{self, CpuTime, Report};
 use crate::signal;
 use crate::target::{Scheme, Target};
 use crate::tls;
 use load::Load;
+use mux::MuxLoad;
 use orders::Orders;
 use tally::Tally;
 
@@ -55,7 +58,22 @@ pub fn main(options: &RunOptions) -> Result<(), String> {
 /// What is wrong with the options, or with this machine.
 pub fn run(options: &RunOptions) -> Result<Report, String> {
     let target = Target::parse(&options.target, options.message.allow_remote)?;
-    let exchange = Arc::new(exchange(&target, &options.message, !options.no_keep_alive)?);
+    let target = target.speak(&options.protocol)?;
+    let job = if target.has_streams() {
+        if options.no_keep_alive {
+            return Err(
+                "HTTP/2 does not end connections by request: --reconnect-every 1".to_owned(),
+            );
+        }
+        Job::Streams(Arc::new(call(
+            &target,
+            &options.message,
+            options.protocol.bidi,
+        )?))
+    } else {
+        let keep_alive = !options.no_keep_alive;
+        Job::Exchanges(Arc::new(exchange(&target, &options.message, keep_alive)?))
+    };
     // What is wrong with the options is told before anything is started.
     tls::Client::new(&target, &options.tls)?;
     let system = |error: io::Error| error.to_string();
@@ -81,8 +99,8 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
     let all = Orders {
         addr: Addr::Ip(target.addr),
         tls: None,
-        exchange,
         reconnect_every: options.reconnect_every,
+        streams: options.protocol.streams.unwrap_or(1),
         connections: options.connections,
         timeout_us: micros(options.message.timeout).max(1000),
         start_us,
@@ -98,24 +116,37 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
         private_tables: false,
         clock,
     };
-    let fleet = Fleet::start(plan, move |thread, core| {
+    let share_of = move |thread: usize| {
         #[allow(clippy::cast_possible_truncation)] // Not more than there are connections.
         let connections = share(u64::from(all.connections), threads, thread) as u32;
         // One for each worker: sessions are looked up without waiting for another.
         let tls = tls::Client::new(&to, &tls_options).map_err(io::Error::other)?;
-        let orders = Orders {
+        io::Result::Ok(Orders {
             tls: tls.map(Arc::new),
             connections,
             quota: all.quota.map(|quota| share(quota, threads, thread)),
             pacer: rate.map(|rate| Pacer::new(rate, threads, thread, start_us)),
             ..all.clone()
-        };
-        Load::new(orders, core)
-    })
-    .map_err(system)?;
+        })
+    };
     let mut tally = Tally::new(start_us, interval_us, rate.is_some());
-    for load in fleet.join().map_err(system)? {
-        tally.add(&load.into_tally());
+    match job {
+        Job::Exchanges(exchange) => {
+            let fleet = Fleet::start(plan, move |thread, core| {
+                Load::new(share_of(thread)?, Arc::clone(&exchange), core)
+            });
+            for load in fleet.and_then(Fleet::join).map_err(system)? {
+                tally.add(&load.into_tally());
+            }
+        }
+        Job::Streams(call) => {
+            let fleet = Fleet::start(plan, move |thread, core| {
+                MuxLoad::new(share_of(thread)?, Arc::clone(&call), core)
+            });
+            for load in fleet.and_then(Fleet::join).map_err(system)? {
+                tally.add(&load.into_tally());
+            }
+        }
     }
     let cpu = CpuTime::now().map_err(system)?.since(cpu_before);
     Ok(Report::new(
@@ -129,6 +160,55 @@ pub fn run(options: &RunOptions) -> Result<Report, String> {
     ))
 }
 
+/// What connections do.
+enum Job {
+    /// One exchange after the other.
+    Exchanges(Arc<Exchange>),
+    /// As many at a time as there are streams.
+    Streams(Arc<Call>),
+}
+
+/// The body of the command line, if there is one.
+fn body(options: &MessageOptions) -> Result<Vec<u8>, String> {
+    match options.body.as_deref() {
+        None => Ok(Vec::new()),
+        Some(text) => match text.strip_prefix('@') {
+            Some(path) => std::fs::read(path).map_err(|error| format!("{path}: {error}")),
+            None => Ok(text.as_bytes().to_vec()),
+        },
+    }
+}
+
+/// A message of so many bytes, all of them printable.
+fn generated(size: u32) -> Vec<u8> {
+    (b'!'..=b'~').cycle().take(size as usize).collect()
+}
+
+/// What the options say to ask on a stream.
+///
+/// # Errors
+/// What cannot be asked.
+pub(crate) fn call(target: &Target, options: &MessageOptions, bidi: bool) -> Result<Call, String> {
+    let body = body(options)?;
+    if target.scheme != Scheme::Grpc {
+        let request = Request {
+            method: &options.method,
+            headers: &options.headers,
+            body: &body,
+            keep_alive: true,
+        };
+        return Call::http(target, &request);
+    }
+    if options.method != "GET" {
+        return Err("a method is for http://; that of gRPC is the path of the target".to_owned());
+    }
+    let message = match options.body {
+        Some(_) => body,
+        None => generated(options.size),
+    };
+    Call::grpc(target, &options.headers, &message, bidi)
+}
+
 /// What the options say to send.
 ///
 /// # Errors
@@ -138,20 +218,13 @@ pub(crate) fn exchange(
     options: &MessageOptions,
     keep_alive: bool,
 ) -> Result<Exchange, String> {
-    let body = match options.body.as_deref() {
-        None => Vec::new(),
-        Some(text) => match text.strip_prefix('@') {
-            Some(path) => std::fs::read(path).map_err(|error| format!("{path}: {error}"))?,
-            None => text.as_bytes().to_vec(),
-        },
-    };
+    let body = body(options)?;
     match target.scheme {
         Scheme::Ws if options.method != "GET" => Err("a method is for http://".to_owned()),
         Scheme::Ws => {
-            let size = options.size as usize;
             let payload = match options.body {
                 Some(_) => body,
-                None => (b'!'..=b'~').cycle().take(size).collect(),
+                None => generated(options.size),
             };
             Exchange::websocket(target, &options.headers, payload, keep_alive)
         }
@@ -165,7 +238,7 @@ pub(crate) fn exchange(
             Ok(Exchange::echo(body, keep_alive))
         }
         Scheme::Tcp => Ok(Exchange::echo_of(options.size as usize, keep_alive)),
-        Scheme::Http2 | Scheme::Grpc => Err(format!("{target} is not supported")),
+        Scheme::Http2 | Scheme::Grpc => Err(format!("{target} has streams")),
         Scheme::Http => Exchange::request(
             target,
             &Request {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use moorgate::engine::parked::Facts;
 use moorgate::engine::reactor::Addr;
 
-use crate::exchange::Exchange;
 use crate::pacer::Pacer;
 use crate::tls;
 
@@ -26,10 +25,10 @@ pub struct Orders {
     pub addr: Addr,
     /// What to shake hands with first.
     pub tls: Option<Arc<tls::Client>>,
-    /// What to send.
-    pub exchange: Arc<Exchange>,
     /// Requests that a connection carries.
     pub reconnect_every: Option<u32>,
+    /// Streams under way on each connection, where it carries streams.
+    pub streams: u32,
     /// Connections of this worker.
     pub connections: u32,
     /// Microseconds until an answer, or a connection, is given up.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::histogram::Latencies;
 use crate::reader::Failure;
 
-/// Failed exchanges by kind. `status` are answers too: they are in the latencies.
+/// Failed exchanges by kind. `status` and `grpc` are answers too: they are in the latencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Errors {
     /// No connection came about.
@@ -17,6 +17,12 @@ pub struct Errors {
     pub timeout: u64,
     /// The connection ended before the answer was complete.
     pub reset: u64,
+    /// The stream was reset (RST_STREAM).
+    pub rst: u64,
+    /// The server left before it looked at the stream (GOAWAY).
+    pub goaway: u64,
+    /// Answered with a status of gRPC other than 0.
+    pub grpc: u64,
     /// Answered with a status of 400 and above.
     pub status: u64,
     /// What came was not an answer.
@@ -31,6 +37,8 @@ impl Errors {
             Failure::Tls => self.tls += 1,
             Failure::Timeout => self.timeout += 1,
             Failure::Reset => self.reset += 1,
+            Failure::StreamReset => self.rst += 1,
+            Failure::GoAway => self.goaway += 1,
             Failure::Protocol => self.protocol += 1,
         }
     }
@@ -43,12 +51,15 @@ impl Errors {
 
     /// Kinds by name.
     #[must_use]
-    pub fn by_kind(&self) -> [(&'static str, u64); 6] {
+    pub fn by_kind(&self) -> [(&'static str, u64); 9] {
         [
             ("connect", self.connect),
             ("tls", self.tls),
             ("timeout", self.timeout),
             ("reset", self.reset),
+            ("rst", self.rst),
+            ("goaway", self.goaway),
+            ("grpc", self.grpc),
             ("status", self.status),
             ("protocol", self.protocol),
         ]
@@ -60,6 +71,9 @@ impl Errors {
         self.tls += other.tls;
         self.timeout += other.timeout;
         self.reset += other.reset;
+        self.rst += other.rst;
+        self.goaway += other.goaway;
+        self.grpc += other.grpc;
         self.status += other.status;
         self.protocol += other.protocol;
     }
@@ -198,6 +212,12 @@ impl Tally {
         interval.answers += 1;
         interval.errors += u64::from(failed);
         interval.latencies.record(latency);
+    }
+
+    /// The answer that was counted last had a status of gRPC other than 0.
+    pub fn grpc_failed(&mut self, now_us: u64) {
+        self.errors.grpc += 1;
+        self.interval(now_us).errors += 1;
     }
 
     /// A connection speaks TLS.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moorgate_codecs::http1::Settings;
+use moorgate_codecs::http2;
 use moorgate_codecs::{Head, HeadKind};
 
 use crate::cli::{ServeOptions, Service};
@@ -22,6 +23,8 @@ const LONG_POLL: Duration = Duration::from_secs(30);
 pub(super) struct Answers {
     /// Of the codec.
     pub(super) settings: Arc<Settings>,
+    /// Of the codec of HTTP/2.
+    pub(super) http2: Arc<http2::Settings>,
     /// What is spoken.
     pub(super) service: Service,
     /// The body that repeats.
@@ -51,7 +54,7 @@ impl Answers {
         };
         let delay = options.delay.unwrap_or(match options.service {
             Service::LongPoll => LONG_POLL,
-            Service::Http | Service::Sse | Service::Ws | Service::Tcp => Duration::ZERO,
+            _ => Duration::ZERO,
         });
         Self {
             settings: Arc::new(Settings {
@@ -61,8 +64,11 @@ impl Answers {
                     Service::Ws => vec!["websocket".to_owned()],
                     _ => Vec::new(),
                 },
+                over_tls: options.cert.is_some(),
+                detect_http2: options.service.is_http2(),
                 ..Settings::default()
             }),
+            http2: Arc::default(),
             service: options.service,
             block,
             size,

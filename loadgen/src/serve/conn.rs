@@ -8,6 +8,7 @@ use moorgate_codecs::{Codec, Compact, StreamId};
 
 use super::answers::Answers;
 use super::frames::Frames;
+use super::streams::{Mux, Silent};
 use crate::secure::Secure;
 
 /// What a server keeps with parked connections.
@@ -26,6 +27,7 @@ pub(super) struct Remains {
     codec: Compact,
     doing: Doing,
     tls: Option<Box<Secure>>,
+    mux: Option<Silent>,
 }
 
 /// What a connection is about.
@@ -73,6 +75,8 @@ pub(super) struct Conn {
     /// Of HTTP; a TCP echo has none, nor has a WebSocket.
     pub(super) codec: Option<Server>,
     pub(super) frames: Option<Box<Frames>>,
+    /// Of HTTP/2, in the place of `codec`.
+    pub(super) mux: Option<Box<Mux>>,
     pub(super) doing: Doing,
     /// Input that was not consumed yet.
     pub(super) rest: Vec<u8>,
@@ -103,6 +107,7 @@ impl Conn {
             tls: None,
             codec,
             frames: None,
+            mux: None,
             doing: Doing::Reading,
             rest: Vec::new(),
             queue: Vec::new(),
@@ -123,6 +128,14 @@ impl Conn {
             || self.tls.as_ref().is_some_and(|tls| tls.is_blocked())
     }
 
+    /// When it wants to be called.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        match &self.mux {
+            Some(mux) => mux.due_ms(),
+            None => self.doing.due_ms(),
+        }
+    }
+
     /// Nothing has to be done before its time comes or a byte arrives.
     fn is_silent(&self) -> bool {
         let secure = self.tls.as_ref().is_none_or(|tls| tls.is_quiet());
@@ -138,7 +151,12 @@ impl Conn {
             Some(codec) => codec.park()?,
             None => Compact::default(),
         };
-        let open = self.doing != Doing::Reading || !codec.is_empty();
+        let deadline = self.due_ms().map_or(Deci::NEVER, Deci::from_ms);
+        let mux = match &self.mux {
+            Some(mux) => Some(mux.park()?),
+            None => None,
+        };
+        let open = mux.is_some() || self.doing != Doing::Reading || !codec.is_empty();
         let mut tls = self.tls.take();
         if let Some(tls) = &mut tls {
             tls.park();
@@ -149,14 +167,19 @@ impl Conn {
             owner: 0,
             chain: 0,
             opened: Deci(0),
-            deadline: self.doing.due_ms().map_or(Deci::NEVER, Deci::from_ms),
+            deadline,
             requests: 0,
             kind: if open { Kind::Mux } else { Kind::Idle },
             flags: 0,
             peer: None,
             cold: keeps.then(|| {
                 let doing = self.doing;
-                Box::new(Remains { codec, doing, tls })
+                Box::new(Remains {
+                    codec,
+                    doing,
+                    tls,
+                    mux,
+                })
             }),
         })
     }
@@ -169,15 +192,18 @@ impl Conn {
         http: bool,
         now_ms: u64,
     ) -> Self {
-        let (codec, doing, tls) = match record.cold {
-            Some(remains) => (remains.codec, remains.doing, remains.tls),
-            None => (Compact::default(), Doing::Reading, None),
+        let (codec, doing, tls, mux) = match record.cold {
+            Some(remains) => (remains.codec, remains.doing, remains.tls, remains.mux),
+            None => (Compact::default(), Doing::Reading, None, None),
         };
         let websocket = doing == Doing::Messages;
-        let codec = (http && !websocket).then(|| Server::unpark(answers.settings.clone(), &codec));
+        let mux = mux.map(|silent| Box::new(Mux::unpark(&answers.http2, &silent)));
+        let codec = (http && !websocket && mux.is_none())
+            .then(|| Server::unpark(answers.settings.clone(), &codec));
         Self {
             doing,
             tls,
+            mux,
             frames: websocket.then(Box::default),
             ..Self::new(key, record.socks[0], codec, now_ms)
         }

@@ -3,12 +3,14 @@
 use std::ops::ControlFlow;
 
 use moorgate_codecs::websocket;
-use moorgate_codecs::{Codec, Event, Head, HeadKind, Out, ProtocolError, StreamId, Why};
+use moorgate_codecs::{Codec, Event, Head, HeadKind, ProtocolError, StreamId, Why};
 
 use super::answers::Answers;
 use super::conn::Doing;
 use super::server::Serve;
+use super::streams::{Mux, Tools};
 use crate::cli::Service;
+use crate::mux::place;
 
 /// A body of at most this size is sent together with its head.
 const SMALL_BODY: u64 = 16 * 1024;
@@ -21,11 +23,44 @@ impl Serve {
     pub(super) fn decode(&mut self, number: u32, now_ms: u64, bytes: &[u8]) -> (usize, bool) {
         let mut at = 0;
         loop {
+            if self
+                .conns
+                .get(number)
+                .is_some_and(|conn| conn.mux.is_some())
+            {
+                let (used, open) = self.decode_streams(number, now_ms, &bytes[at..]);
+                return (at + used, open);
+            }
             match self.decode_step(number, now_ms, &bytes[at..], &mut at) {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(open) => return (at, open),
             }
         }
+    }
+
+    fn decode_streams(&mut self, number: u32, now_ms: u64, bytes: &[u8]) -> (usize, bool) {
+        self.with_streams(number, now_ms, |mux, tools| mux.feed(bytes, tools))
+            .unwrap_or((bytes.len(), false))
+    }
+
+    /// Lets the streams of a connection make output, where it has any.
+    pub(super) fn with_streams<T>(
+        &mut self,
+        number: u32,
+        now_ms: u64,
+        does: impl FnOnce(&mut Mux, &mut Tools<'_>) -> T,
+    ) -> Option<T> {
+        let mux = self.conns.get_mut(number)?.mux.as_mut()?;
+        let mut tools = Tools {
+            answers: &self.answers,
+            random: &mut self.random,
+            events: &mut self.events,
+            out: &mut self.out,
+            head: &mut self.head,
+            event: &mut self.event,
+            now_ms,
+        };
+        Some(does(mux, &mut tools))
     }
 
     fn decode_step(
@@ -61,7 +96,14 @@ impl Serve {
                 ControlFlow::Break(true)
             }
             Why::Paused => ControlFlow::Continue(()),
-            Why::Upgraded | Why::Http2 | Why::Closed(None) => ControlFlow::Break(false),
+            Why::Http2 => {
+                if let Some(conn) = self.conns.get_mut(number) {
+                    conn.codec = None;
+                    conn.mux = Some(Box::new(Mux::new(&self.answers.http2)));
+                }
+                ControlFlow::Continue(())
+            }
+            Why::Upgraded | Why::Closed(None) => ControlFlow::Break(false),
             Why::Closed(Some(error)) => {
                 self.refuse(number, error);
                 ControlFlow::Break(false)
@@ -258,13 +300,5 @@ impl Serve {
             // When it was answered already, closing has to do.
             let _ = codec.send_head(stream, &self.head, true, &mut self.out);
         }
-    }
-}
-
-/// Puts the payload in its places.
-fn place(out: &mut Out, payload: &[u8]) {
-    for place in std::mem::take(&mut out.payloads).into_iter().rev() {
-        let piece = &payload[place.start..place.end];
-        out.bytes.splice(place.at..place.at, piece.iter().copied());
     }
 }

@@ -1,7 +1,7 @@
 //! `serve`: what a proxy needs behind it in tests and measurements.
 //!
-//! An HTTP server with fixed, generated or echoed bodies, server-sent events, long polls, and a TCP
-//! echo. It keeps to bounds like the proxy does: bodies stream, a client that does not read is not
+//! An HTTP server, of either version, with fixed, generated or echoed bodies, server-sent events and long
+//! polls; echoes of gRPC, WebSocket and TCP; all of it over TLS too. It keeps to bounds like the proxy does: bodies stream, a client that does not read is not
 //! read either, and a connection that is silent is parked.
 
 mod answers;
@@ -9,6 +9,7 @@ mod conn;
 mod frames;
 mod http;
 mod server;
+mod streams;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use moorgate::engine::reactor::epoll::sockets;
 use moorgate::engine::reactor::{Addr, ListenOptions};
 use moorgate::tls::ServerContext;
 
-use crate::cli::ServeOptions;
+use crate::cli::{ServeOptions, Service};
 use crate::fleet::{Fleet, Plan};
 use crate::tls;
 use answers::Answers;
@@ -33,6 +34,12 @@ use server::Serve;
 /// What is wrong with the options, or with this machine.
 pub fn main(options: &ServeOptions) -> Result<(), String> {
     let system = |error: io::Error| error.to_string();
+    let shapes = options.size.is_some() || options.body.is_some() || options.delay.is_some();
+    if options.service == Service::Grpc && (shapes || options.echo) {
+        return Err(
+            "grpc sends back the messages it gets: it has no size, body or delay".to_owned(),
+        );
+    }
     limits::raise_descriptors().map_err(system)?;
     let listen_error = |error: io::Error| format!("{}: {error}", options.listen);
     let context = tls::server(options)?.map(Arc::new);

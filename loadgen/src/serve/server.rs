@@ -21,6 +21,7 @@ use moorgate_codecs::{Codec, Events, Head, Out};
 
 use super::answers::Answers;
 use super::conn::{Conn, Doing, ServeFacts};
+use super::streams::Mux;
 use crate::cli::Service;
 use crate::secure::{self, Input, Secure};
 
@@ -94,8 +95,9 @@ impl Serve {
         Ok((serve, bound))
     }
 
+    /// Connections begin with HTTP/1.
     fn is_http(&self) -> bool {
-        self.answers.service != Service::Tcp
+        !matches!(self.answers.service, Service::Tcp | Service::Grpc)
     }
 
     fn opened(&mut self, core: &mut ServeCore, sock: Sock) {
@@ -109,6 +111,9 @@ impl Serve {
         let mut conn = Conn::new(key, sock, codec, core.now());
         // A context that was built makes sessions.
         conn.tls = (self.tls.as_deref()).and_then(|context| Secure::server(context).ok());
+        if self.answers.service == Service::Grpc {
+            conn.mux = Some(Box::new(Mux::new(&self.answers.http2)));
+        }
         let place = self.conns.insert(conn);
         match core.open(sock, place.index, Interest::Edge { write: false }) {
             Ok(key) => {
@@ -170,7 +175,7 @@ impl Serve {
                     let open = if let Some(frames) = &mut conn.frames {
                         conn.rest.extend_from_slice(core.arena.get(span));
                         frames.feed(&mut conn.rest, &mut self.out.bytes)
-                    } else if conn.codec.is_some() {
+                    } else if conn.codec.is_some() || conn.mux.is_some() {
                         self.input(core.arena.get(span), number, core.now())
                     } else {
                         self.out.bytes.extend_from_slice(core.arena.get(span));
@@ -231,6 +236,15 @@ impl Serve {
                 return;
             }
         }
+        if let Some(conn) = self.conns.get(number)
+            && conn.mux.as_ref().is_some_and(|mux| mux.has_more())
+            && !conn.blocked()
+        {
+            self.with_streams(number, core.now(), Mux::pump);
+            if !self.settle(core, number, true) {
+                return;
+            }
+        }
         self.serve(core, number);
     }
 
@@ -243,7 +257,7 @@ impl Serve {
         if !self.write(core, number) {
             return false;
         }
-        let Some(conn) = self.conns.get(number) else {
+        let Some(conn) = self.conns.get_mut(number) else {
             return false;
         };
         if !conn.blocked() {
@@ -251,11 +265,17 @@ impl Serve {
                 self.close(core, number, false);
                 return false;
             }
+            if let Some(mux) = &mut conn.mux {
+                mux.written();
+                if mux.has_more() {
+                    self.unread.push(number);
+                }
+            }
             if conn.held && !matches!(conn.doing, Doing::Waiting { .. } | Doing::Events { .. }) {
                 self.unread.push(number);
             }
         }
-        if let Some(due_ms) = conn.doing.due_ms() {
+        if let Some(due_ms) = conn.due_ms() {
             core.schedule(conn.key, due_ms);
             if due_ms >= core.now() + LONG_WAIT_MS {
                 return !self.park(core, number);
@@ -400,7 +420,6 @@ impl Serve {
             if let Some(conn) = self.conns.get(number)
                 && conn.active_ms + QUIET_MS <= now_ms
                 && conn
-                    .doing
                     .due_ms()
                     .is_none_or(|due_ms| due_ms >= now_ms + LONG_WAIT_MS)
             {
@@ -470,6 +489,7 @@ impl App<Epoll> for Serve {
             }
             _ => {}
         }
+        self.with_streams(number, now_ms, Mux::on_due);
         if self.settle(core, number, true) {
             self.resume(core, number);
         }

@@ -2,5 +2,6 @@
 
 mod hold;
 mod run;
+mod streams;
 mod support;
 mod tls;

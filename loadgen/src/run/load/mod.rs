@@ -5,20 +5,21 @@
 //! connection lives, deadlines are one timer per connection that is moved only when it fires, and
 //! what is sent lies ready. Nothing that is allocated may depend on the number of requests.
 
+mod app;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 
 use moorgate::engine::core::Core;
-use moorgate::engine::parked::{Parked, Token};
 use moorgate::engine::reactor::epoll::Epoll;
-use moorgate::engine::reactor::{Interest, Reactor, Ready, Sock, SocketOptions};
+use moorgate::engine::reactor::{Interest, Reactor, Sock, SocketOptions};
 use moorgate::engine::slab::Key;
-use moorgate::engine::worker::App;
 
 use super::orders::{NoFacts, Orders};
-use super::schedule::{ALARM, Next, Schedule};
+use super::schedule::{Next, Schedule};
 use super::tally::Tally;
+use crate::exchange::Exchange;
 use crate::reader::{Failure, Outcome, Progress, Reader};
 use crate::secure::{self, Input, Secure};
 
@@ -76,6 +77,7 @@ pub(super) const NO_KEY: Key = Key {
 #[derive(Debug)]
 pub struct Load {
     orders: Orders,
+    exchange: Arc<Exchange>,
     reader: Reader,
     conns: Vec<Conn>,
     /// The first that was never opened.
@@ -99,7 +101,11 @@ impl Load {
     ///
     /// # Errors
     /// No descriptor for the alarm.
-    pub fn new(orders: Orders, core: &mut Core<Epoll, NoFacts>) -> io::Result<Self> {
+    pub fn new(
+        orders: Orders,
+        exchange: Arc<Exchange>,
+        core: &mut Core<Epoll, NoFacts>,
+    ) -> io::Result<Self> {
         let count = orders.connections;
         let schedule = Schedule::new(&orders, core)?;
         let tally = Tally::new(orders.start_us, orders.interval_us, orders.pacer.is_some());
@@ -120,7 +126,8 @@ impl Load {
             })
             .collect();
         let mut load = Self {
-            reader: Reader::new(Arc::clone(&orders.exchange)),
+            reader: Reader::new(Arc::clone(&exchange)),
+            exchange,
             orders,
             conns,
             unopened: 0,
@@ -145,7 +152,7 @@ impl Load {
 
     /// A connection is opened for a request, and not before there is one.
     fn on_demand(&self) -> bool {
-        !self.orders.exchange.keep_alive || self.orders.reconnect_every.is_some()
+        !self.exchange.keep_alive || self.orders.reconnect_every.is_some()
     }
 
     fn open_more(&mut self, core: &mut Core<Epoll, NoFacts>) {
@@ -350,7 +357,7 @@ impl Load {
     fn send_rest(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
         let now_ms = core.now();
         let conn = &mut self.conns[number as usize];
-        let bytes = &self.orders.exchange.bytes;
+        let bytes = &self.exchange.bytes;
         while conn.sent < bytes.len() {
             match secure::write(
                 &mut conn.tls,
@@ -395,7 +402,7 @@ impl Load {
                     };
                     if !self.reader.replies.is_empty() {
                         // A message that is under way is first: whoever pings gets this too late, or not.
-                        if conn.sent == self.orders.exchange.bytes.len() {
+                        if conn.sent == self.exchange.bytes.len() {
                             let _ = secure::write(
                                 &mut conn.tls,
                                 &mut core.reactor,
@@ -446,7 +453,7 @@ impl Load {
         let now_us = core.reactor.clock_us();
         let conn = &mut self.conns[number as usize];
         // An answer that came before the request was sent leaves the connection unusable.
-        let whole = conn.sent == self.orders.exchange.bytes.len();
+        let whole = conn.sent == self.exchange.bytes.len();
         self.tally
             .answer(status, conn.intended_us, conn.began_us, now_us);
         if self.schedule.is_over_by_time() {
@@ -457,7 +464,7 @@ impl Load {
         conn.proven = true;
         conn.carried += 1;
         let worn = (self.orders.reconnect_every).is_some_and(|most| conn.carried >= most);
-        if reusable && whole && !worn && self.orders.exchange.keep_alive {
+        if reusable && whole && !worn && self.exchange.keep_alive {
             self.next(core, number, now_us);
         } else {
             self.close(core, number, false);
@@ -518,136 +525,5 @@ impl Load {
         }
         let (stopped_us, unsent) = self.schedule.finish(core);
         (self.tally.stopped_us, self.tally.unsent) = (stopped_us, unsent);
-    }
-}
-
-impl App<Epoll> for Load {
-    type Facts = NoFacts;
-
-    fn ready(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32, ready: Ready) {
-        if number == ALARM {
-            return self.start_due(core);
-        }
-        let Some(conn) = self.conns.get_mut(number as usize) else {
-            return;
-        };
-        let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
-        let readable = closed || ready.has(Ready::READ);
-        match conn.phase {
-            Phase::Connecting => match core.reactor.take_error(conn.sock) {
-                Ok(()) if ready.has(Ready::WRITE) => self.connected(core, number),
-                Ok(()) if !ready.has(Ready::HUP) => {}
-                _ => self.fail(core, number, Failure::Connect),
-            },
-            Phase::Shaking | Phase::Opening if readable => self.receive(core, number, closed),
-            Phase::Busy => {
-                if let Some(tls) = &mut conn.tls
-                    && tls.is_blocked()
-                {
-                    // What breaks here is seen when it is read.
-                    let _ = tls.flush(&mut core.reactor, conn.sock);
-                }
-                if conn.sent < self.orders.exchange.bytes.len() {
-                    self.send_rest(core, number);
-                }
-                if readable && self.conns[number as usize].phase == Phase::Busy {
-                    self.receive(core, number, closed);
-                }
-            }
-            Phase::Idle if closed => {
-                // Closed by the peer between two requests, as it may.
-                let proven = conn.proven;
-                self.close(core, number, false);
-                if proven {
-                    self.launch(core, number);
-                } else {
-                    self.schedule.retry(core.now(), number);
-                }
-            }
-            // A WebSocket may be pinged at any time, and TLS has messages of its own; whatever else comes was
-            // not asked for.
-            Phase::Idle
-                if readable && (self.orders.exchange.opening.is_some() || conn.tls.is_some()) =>
-            {
-                self.receive(core, number, closed);
-            }
-            Phase::Idle if readable => self.fail(core, number, Failure::Protocol),
-            Phase::Shaking | Phase::Opening | Phase::Idle | Phase::Absent => {}
-        }
-    }
-
-    fn resident_due(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
-        let Some(conn) = self.conns.get(number as usize) else {
-            return;
-        };
-        let timeout_us = self.orders.timeout_us;
-        let due_us = match conn.phase {
-            Phase::Absent => return,
-            // Moved only here: sending a request costs no timer.
-            Phase::Idle => core.now() * 1000 + timeout_us,
-            Phase::Connecting | Phase::Shaking | Phase::Opening | Phase::Busy => {
-                conn.began_us + timeout_us
-            }
-        };
-        if due_us / 1000 <= core.now() {
-            self.fail(core, number, Failure::Timeout);
-        } else {
-            core.schedule(conn.key, due_us.div_ceil(1000));
-        }
-    }
-
-    fn expire(&mut self, core: &mut Core<Epoll, NoFacts>) -> Option<u64> {
-        while let Some(number) = self.schedule.due_retry(core.now()) {
-            self.launch(core, number);
-        }
-        Some(self.schedule.tick(core))
-    }
-
-    fn has_ready(&self) -> bool {
-        !self.unread.is_empty()
-    }
-
-    fn serve_ready(&mut self, core: &mut Core<Epoll, NoFacts>) {
-        for number in std::mem::take(&mut self.unread) {
-            // It may have been closed, or even replaced, since; a read too many does no harm.
-            if matches!(
-                self.conns[number as usize].phase,
-                Phase::Shaking | Phase::Opening | Phase::Busy
-            ) {
-                self.receive(core, number, false);
-            }
-        }
-    }
-
-    fn end_turn(&mut self, core: &mut Core<Epoll, NoFacts>, began_us: u64) {
-        if self.schedule.check(began_us) && self.under_way == 0 && !self.finished {
-            self.finish(core);
-        }
-    }
-
-    fn finished(&self) -> bool {
-        self.finished
-    }
-
-    fn message(&mut self, _core: &mut Core<Epoll, NoFacts>, (): ()) {}
-
-    fn accept(&mut self, _core: &mut Core<Epoll, NoFacts>, _number: u32) {
-        unreachable!("there is no listener");
-    }
-
-    fn wake(&mut self, _core: &mut Core<Epoll, NoFacts>, _token: Token<NoFacts>) {
-        unreachable!("nothing is parked");
-    }
-
-    fn parked_due(&mut self, _core: &mut Core<Epoll, NoFacts>, _key: Key) {
-        unreachable!("nothing is parked");
-    }
-
-    fn local_ready(&mut self, _core: &mut Core<Epoll, NoFacts>, _key: Key, _ready: Ready) {
-        unreachable!("nothing is parked");
-    }
-
-    fn is_local(&self, _record: &Parked<NoFacts>) -> bool {
-        true
     }
 }
