@@ -78,6 +78,8 @@ pub enum Event {
     Writable { stream: StreamId },
     /// The peer takes no new streams after `last`; streams above it were not looked at.
     GoAway { last: StreamId },
+    /// The peer said what it takes ([`Codec::takes_upgrades`] knows now).
+    Settled,
 }
 
 /// Events of one `decode` call, with a pool of heads so that steady traffic allocates none.
@@ -271,6 +273,26 @@ pub trait Codec: Send + std::fmt::Debug {
     /// Nothing more can be sent or received on this connection once queued output is written:
     /// the owner closes it.
     fn finished(&self) -> bool;
+
+    /// Says this side's part of the beginning now, where the protocol has one and it was not said yet.
+    fn begin(&mut self, out: &mut Out) {
+        let _ = out;
+    }
+
+    /// Whether the peer takes requests that ask to leave HTTP (but CONNECT); `None` before it has said so.
+    fn takes_upgrades(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    /// The exchange that left HTTP stays a stream: from here on what comes and goes on it is bytes as they
+    /// are, and each direction ends for itself. Where streams can do that anyway there is nothing to do.
+    fn pass_through(&mut self) {}
+
+    /// [`pass_through`](Self::pass_through) made the whole connection one stream of bytes: the end of the
+    /// stream is the end of the connection, in each direction.
+    fn is_raw(&self) -> bool {
+        false
+    }
 
     /// Announces that this side takes no more streams (`connection: close` with the next response,
     /// GOAWAY …). Open streams go on.

@@ -73,7 +73,10 @@ impl Subscription {
                 }
                 Event::Data { range, .. } => self.lines.feed(&bytes[range], &mut received),
                 Event::Trailers { head, .. } => events.give_head(head),
-                Event::Reset { .. } | Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Reset { .. }
+                | Event::Writable { .. }
+                | Event::GoAway { .. }
+                | Event::Settled => {}
             }
         }
         events.list = list;

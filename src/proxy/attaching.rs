@@ -68,9 +68,10 @@ impl Gateway {
         head.kind = HeadKind::Response;
         head.status = 200;
         head.upgrade = true;
+        let shared = self.is_shared(key);
         if let Some(stream) = self.stream_mut(key) {
-            stream.request.head_sent = true;
-            stream.request.sent = true;
+            stream.request.head_sent = !shared;
+            stream.request.sent = !shared;
         }
         self.response_arrived(core, key, head, false);
     }
@@ -90,10 +91,22 @@ impl Gateway {
         };
         // A body that is known to be empty by now is still one: how the request is framed must not
         // depend on how long the connection took.
-        let end = stream.bodiless;
+        let mut end = stream.bodiless;
+        let leaves = stream.upgrade;
         let lane = &mut stream.request;
         lane.head_sent = true;
         lane.sent = end;
+        if leaves && self.is_shared(stream_key) {
+            match self.open_towards(core, (stream_key, key), &mut head) {
+                Some(ends) => end = ends,
+                None => {
+                    self.keep_request_head(stream_key, head);
+                    self.detach_upstream(core, stream_key, ResetReason::Cancel);
+                    self.upstream_failed(core, stream_key, UpstreamFailure::Protocol);
+                    return;
+                }
+            }
+        }
         let now = core.now();
         self.rewrite_for_endpoint(stream_key, &mut head);
         if let Some(stream) = self.streams.0.get_key_mut(stream_key) {
@@ -107,7 +120,7 @@ impl Gateway {
             self.upstream_failed(core, stream_key, UpstreamFailure::Protocol);
             return;
         }
-        if end {
+        if end && self.stream(stream_key).is_none_or(|s| s.request.sent) {
             self.settle(core, stream_key, Way::Request);
         } else {
             self.pump(core, stream_key, Way::Request);

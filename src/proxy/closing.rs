@@ -283,6 +283,10 @@ impl Gateway {
         let Some(mut stream) = self.streams.0.remove(key.index) else {
             return;
         };
+        if stream.tunnel {
+            let stats = stream.http.stats;
+            self.stats.gauge(stats.downstream_cx_upgrades_active, -1);
+        }
         if let Some(pending) = stream.pending {
             self.suspended.remove(&pending.token);
         }

@@ -12,6 +12,7 @@ use super::http::local_reply::UpstreamFailure;
 use super::listen::is_exhaustion;
 use crate::cluster::HostId;
 use crate::cluster::breaker::{Priority, Resource};
+use crate::engine::arena::Span;
 use crate::engine::reactor::{Interest, Reactor, Sock};
 use crate::engine::slab::Key;
 
@@ -199,6 +200,10 @@ impl Gateway {
                 pool.shared.push(key);
             }
         }
+        if multiplexed {
+            let none = Span { start: 0, len: 0 };
+            self.encode(key, none, |codec, out| codec.begin(out));
+        }
         self.upstream_quiet(core, key);
     }
 
@@ -231,7 +236,7 @@ impl Gateway {
         self.fail_pending(core, endpoint.host.id, failure);
     }
 
-    fn fail_pending<R: Reactor>(
+    pub(super) fn fail_pending<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
         host: HostId,

@@ -10,6 +10,9 @@ use crate::engine::parked::{Kind, flags};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 
+/// How long an upstream may take to read what is left for it.
+const LAST_BYTES_MS: u64 = 1000;
+
 /// Streams whose deadlines are looked at in one turn.
 const STREAMS_PER_TURN: usize = 1024;
 
@@ -63,6 +66,9 @@ impl Gateway {
                     at(conn.opened_ms, config.connect_timeout_ms);
                 } else if up.idle {
                     at(conn.active_ms, config.idle_timeout_ms);
+                } else if conn.closing != Closing::No {
+                    // Nor is an upstream that does not read the last bytes of a session.
+                    at(conn.active_ms, LAST_BYTES_MS);
                 }
                 at(conn.opened_ms, config.max_connection_duration_ms);
                 if !up.connecting {
@@ -122,6 +128,7 @@ impl Gateway {
             Role::Up(up) if up.connecting => {
                 self.connect_failed(core, key, UpstreamFailure::ConnectTimeout);
             }
+            Role::Up(_) if conn.closing != Closing::No => self.upstream_gone(core, key, false),
             Role::Up(up) => {
                 let stats = up.endpoint.cluster.stats;
                 if up.idle {
@@ -326,7 +333,10 @@ impl Gateway {
             }
             self.note_host_timeout(key);
             self.fail(core, key, LocalReply::UpstreamTimeout { alt: stream_alt });
-        } else if !stream.request.done && passed(stream.started_ms, http.request_timeout_ms) {
+        } else if !stream.request.done
+            && !stream.upgrade
+            && passed(stream.started_ms, http.request_timeout_ms)
+        {
             self.stats.inc(http.stats.downstream_rq_timeout);
             self.fail(core, key, LocalReply::RequestTimeout { complete: false });
         } else if let Some(limit) = stream.try_limit_passed(now) {

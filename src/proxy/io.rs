@@ -291,6 +291,9 @@ impl Gateway {
                     {
                         return span.len == 0 || self.tunnel_bytes(core, key, span);
                     }
+                    if self.is_raw(key) {
+                        continue;
+                    }
                     self.keep_rest(core, key, span);
                     if let Some(conn) = self.conns.get_key_mut(key) {
                         conn.paused |= pause::CONNECTING;
@@ -339,7 +342,18 @@ impl Gateway {
                 if error.is_some() {
                     self.note_upstream_error(key);
                 }
+                let closing = self.conn(key).map(|conn| conn.closing);
+                if self.is_raw(key)
+                    && (self.carries_streams(key) || closing == Some(Closing::AfterFlush))
+                {
+                    // The other direction of a session goes on, or its last bytes are on their way.
+                    return;
+                }
                 self.upstream_gone(core, key, false);
+            }
+            Role::Down(down) if down.codec.is_raw() => {
+                let _ = down.codec.eof(conn.rest.len(), &mut self.events);
+                self.dispatch(core, key, Span { start: 0, len: 0 });
             }
             Role::Down(_) | Role::Detecting(_) | Role::Waking => self.peer_gone(core, key, false),
         }
@@ -454,9 +468,9 @@ impl Gateway {
             // A peer that is gone already is told by its event.
             let _ = core.reactor.shutdown_write(sock);
             self.tunnel_half_closed(core, key);
-            return;
         }
-        if conn.closing == Closing::AfterFlush {
+        let closing = self.conn(key).map(|conn| conn.closing);
+        if closing == Some(Closing::AfterFlush) {
             self.linger(core, key);
         }
     }

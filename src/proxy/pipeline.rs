@@ -45,6 +45,7 @@ impl Gateway {
                     }
                 }
                 Event::GoAway { last } => self.on_go_away(core, key, last),
+                Event::Settled => self.upstream_quiet(core, key),
             }
         }
         self.events.list = list;
@@ -543,6 +544,9 @@ impl Gateway {
     /// A whole lane went to its destination.
     fn lane_sent<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
         let now = core.now();
+        if self.stream(key).is_some_and(|stream| stream.tunnel) {
+            self.end_raw(key, way);
+        }
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
@@ -562,7 +566,10 @@ impl Gateway {
             }
             Way::Response => {
                 stream.times.response_end = now;
-                self.finish_stream(core, key);
+                // What left HTTP has two directions that end for themselves.
+                if !stream.tunnel || stream.request.sent {
+                    self.finish_stream(core, key);
+                }
             }
         }
     }

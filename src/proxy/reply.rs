@@ -267,7 +267,8 @@ impl Gateway {
         if let Some(endpoint) = &stream.endpoint {
             self.stats.inc(endpoint.cluster.stats.upstream_rq_rx_reset);
         }
-        if stream.reverse {
+        // Of a session the other direction is left, and has nowhere to go.
+        if stream.reverse || stream.tunnel && stream.response.done {
             self.abort_stream(core, key, reason);
             return;
         }

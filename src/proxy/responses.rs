@@ -158,6 +158,7 @@ impl Gateway {
             stream.response.trailers = None;
             stream.response.buffer.clear(&mut core.chunks);
         }
+        let asked = stream.upgrade;
         let lane = &mut stream.response;
         let end = lane.done && lane.buffer.is_empty() && lane.trailers.is_none() && !tunnel;
         lane.head_sent = true;
@@ -168,13 +169,13 @@ impl Gateway {
         }
         let none = Span { start: 0, len: 0 };
         // A connection with other streams on it does not become a tunnel for one of them.
-        let sent = if tunnel && self.is_shared(key) {
-            None
-        } else {
-            self.encode(client, none, |codec, out| {
-                codec.send_head(id, &head, end, out)
-            })
-        };
+        let shared = asked && self.is_shared(key);
+        if tunnel && shared {
+            self.answer_key(key, &mut head);
+        }
+        let sent = self.encode(client, none, |codec, out| {
+            codec.send_head(id, &head, end, out)
+        });
         if !matches!(sent, Some(Ok(()))) {
             self.events.give_head(head);
             if let Some(stream) = self.stream_mut(key) {
@@ -199,11 +200,17 @@ impl Gateway {
         }
         self.drop_request_head(key);
         if tunnel {
-            self.become_tunnel(core, key);
+            if shared {
+                self.become_lanes(core, key);
+            } else {
+                self.become_tunnel(core, key);
+            }
             return;
         }
         if unsuccessful {
             self.detach_upstream(core, key, ResetReason::Cancel);
+        } else if shared {
+            self.stays_http(core, key);
         }
         if end {
             self.settle(core, key, Way::Response);

@@ -150,6 +150,7 @@ mod more {
     pub(super) const BODILESS: u16 = 1 << 2;
     pub(super) const WEBSOCKET: u16 = 1 << 3;
     pub(super) const NOT_GRPC: u16 = 1 << 4;
+    pub(super) const TUNNEL: u16 = 1 << 5;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -317,6 +318,7 @@ impl Silent {
             flags,
             details,
             upgrade,
+            tunnel,
             high_priority,
             one_way,
             // A request that the upstream opened is never parked as an exchange.
@@ -376,6 +378,9 @@ impl Silent {
         }
         if via_upstream {
             more_bits |= more::VIA_UPSTREAM;
+        }
+        if tunnel {
+            more_bits |= more::TUNNEL;
         }
         let rare = Rare {
             response_head,
@@ -518,6 +523,7 @@ impl Silent {
                 VIA_UPSTREAM
             },
             upgrade: has(bit::UPGRADE),
+            tunnel: self.more_bits & more::TUNNEL != 0,
             high_priority: has(bit::HIGH_PRIORITY),
             one_way: rare.one_way,
             reverse: false,

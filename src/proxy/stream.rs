@@ -149,6 +149,8 @@ pub(super) struct Stream {
     pub(super) details: &'static str,
     /// The request asks to leave HTTP and the route lets it.
     pub(super) upgrade: bool,
+    /// It left HTTP and stays a stream, because one of its connections has others.
+    pub(super) tunnel: bool,
     pub(super) high_priority: bool,
     pub(super) one_way: bool,
     /// The upstream opened this stream towards the client.
@@ -229,6 +231,7 @@ impl Stream {
             flags: 0,
             details: "",
             upgrade: false,
+            tunnel: false,
             high_priority: false,
             one_way: false,
             reverse: false,
@@ -291,6 +294,11 @@ impl Stream {
             })
     }
 
+    /// It asks to leave HTTP with more than a CONNECT: whom it is sent to has to take that.
+    pub(super) fn leaves_http(&self) -> bool {
+        self.upgrade && !self.is_connect
+    }
+
     /// When the time of the try that is under way began, ms: its connection was there and the request
     /// had come in.
     pub(super) fn try_since(&self) -> Option<u64> {
@@ -326,7 +334,7 @@ impl Stream {
             if self.asked_all() && !self.response.sent {
                 at(self.times.request_end, self.timeouts.global_ms);
             }
-        } else {
+        } else if !self.upgrade {
             at(self.started_ms, self.http.request_timeout_ms);
         }
         if let Some(since) = self.try_since() {

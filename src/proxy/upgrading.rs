@@ -1,11 +1,19 @@
-//! An HTTP exchange leaves HTTP: both its connections become the ends of a tunnel.
+//! An HTTP exchange leaves HTTP.
+//!
+//! Where nothing else is on its two connections they become the ends of a tunnel. Where one of them has
+//! other streams (extended CONNECT, RFC 8441, or CONNECT over HTTP/2) the exchange stays a stream whose
+//! lanes are the two directions: what the pipeline does for bodies, it then does for the session, and an
+//! HTTP/1 connection on the other side is told to pass bytes through.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use moorgate_codecs::{Head, websocket};
+
 use super::config::Http;
-use super::conn::{Closing, Role};
+use super::conn::{Closing, Conn, Role, pause};
 use super::gateway::{Core, Gateway};
+use super::stream::Way;
 use super::tunnel::{End, Facts, Origin};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
@@ -121,5 +129,145 @@ impl Gateway {
                 self.pools.remove(&host);
             }
         }
+    }
+}
+
+impl Gateway {
+    /// How the request of an exchange that is to leave HTTP goes to an upstream when it cannot become a
+    /// tunnel: whether its HTTP message ends with the head. `None` when it cannot be said there.
+    pub(super) fn open_towards<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        (key, upstream): (Key, Key),
+        head: &mut Head,
+    ) -> Option<bool> {
+        let shared = self.is_multiplexed(upstream);
+        let client = self.stream(key)?.client_key();
+        let from_shared = client.is_some_and(|client| self.is_multiplexed(client));
+        let stream = self.stream_mut(key)?;
+        let lane = &mut stream.request;
+        if shared {
+            if from_shared {
+                return Some(stream.bodiless);
+            }
+            // What HTTP/1 calls the end of its request is the beginning of the session here; a request with
+            // a body of its own has no place for that.
+            lane.done = false;
+            lane.sent = false;
+            return stream.bodiless.then_some(false);
+        }
+        // Nothing is said before the upstream agreed: it could take it for another request.
+        lane.head_sent = false;
+        lane.sent = false;
+        if stream.websocket && head.get(b"sec-websocket-key").is_none() {
+            // Over HTTP/2 there is none (RFC 8441 section 5), and HTTP/1 asks for one.
+            let random = [core.reactor.random(), core.reactor.random()];
+            let mut bytes = [0; 16];
+            for (into, from) in bytes.chunks_exact_mut(8).zip(random) {
+                into.copy_from_slice(&from.to_ne_bytes());
+            }
+            head.push(
+                b"sec-websocket-key",
+                websocket::client_key(bytes).as_bytes(),
+            );
+        }
+        Some(true)
+    }
+
+    /// The answer to the key of an HTTP/1 client, where the upstream's protocol has none.
+    pub(super) fn answer_key(&self, key: Key, head: &mut Head) {
+        let Some(stream) = self.stream(key).filter(|stream| stream.websocket) else {
+            return;
+        };
+        let asked = stream.head.as_ref();
+        if head.get(b"sec-websocket-accept").is_none()
+            && let Some(asked) = asked.and_then(|asked| asked.get(b"sec-websocket-key"))
+        {
+            head.push(
+                b"sec-websocket-accept",
+                websocket::accept_key(asked).as_bytes(),
+            );
+        }
+    }
+
+    /// The exchange left HTTP and stays a stream.
+    pub(super) fn become_lanes<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(stream) = self.stream_mut(key) else {
+            return;
+        };
+        stream.tunnel = true;
+        stream.request.head_sent = true;
+        stream.request.sent &= stream.request.done;
+        let ends = [
+            stream.client_key(),
+            stream.upstream.map(|(upstream, _)| upstream),
+        ];
+        let stats = stream.http.stats;
+        self.stats.inc(stats.downstream_cx_upgrades_total);
+        self.stats.gauge(stats.downstream_cx_upgrades_active, 1);
+        for end in ends.into_iter().flatten() {
+            let Some(conn) = self.conn_mut(end) else {
+                continue;
+            };
+            conn.paused &= !(pause::ORDER | pause::CONNECTING);
+            if let Some(codec) = conn.codec_mut() {
+                codec.pass_through();
+            }
+            self.queue(end);
+        }
+        self.schedule_stream(key);
+        self.pump(core, key, Way::Request);
+        self.pump(core, key, Way::Response);
+    }
+
+    /// The upstream did not agree to leave HTTP: the request has no more than its head.
+    pub(super) fn stays_http<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
+        let Some((upstream, _)) = stream.upstream else {
+            return;
+        };
+        let lane = &mut stream.request;
+        if stream.bodiless && !lane.done {
+            // Its client had said all; the upstream is told now.
+            lane.done = true;
+            self.pump(core, key, Way::Request);
+            return;
+        }
+        if !self.is_multiplexed(upstream)
+            && let Some(stream) = self.streams.0.get_key_mut(key)
+        {
+            stream.request.buffer.clear(&mut core.chunks);
+            stream.request.head_sent = true;
+            stream.request.sent = true;
+        }
+    }
+
+    /// A whole lane of a session went to its destination: a connection that is nothing but this session is
+    /// told by its end.
+    pub(super) fn end_raw(&mut self, key: Key, way: Way) {
+        let to = self.stream(key).and_then(|stream| stream.destination(way));
+        if let Some((to, _)) = to
+            && self.is_raw(to)
+            && let Some(conn) = self.conn_mut(to)
+        {
+            conn.fin_after_flush = true;
+            self.mark_dirty(to);
+        }
+    }
+
+    /// The connection is one stream of bytes.
+    pub(super) fn is_raw(&self, key: Key) -> bool {
+        self.conn(key).is_some_and(|conn| match &conn.role {
+            Role::Down(down) => down.codec.is_raw(),
+            Role::Up(up) => up.codec.is_raw(),
+            Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => false,
+        })
+    }
+
+    pub(super) fn carries_streams(&self, key: Key) -> bool {
+        let streams = self.conn(key).and_then(Conn::streams);
+        streams.is_some_and(|streams| !streams.is_empty())
     }
 }

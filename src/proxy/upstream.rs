@@ -111,9 +111,10 @@ impl Gateway {
                     .is_some_and(|d| d.own_upstreams)
             });
         let raw = self.stream(stream).is_some_and(Stream::terminates);
+        let leaves = self.stream(stream).is_some_and(Stream::leaves_http);
         if !raw
             && let Some(conn) = self
-                .with_room(host.id, own)
+                .with_room(host.id, own, leaves)
                 .or_else(|| self.take_idle(core, host.id, own))
         {
             self.attach(core, conn, stream);
@@ -168,7 +169,7 @@ impl Gateway {
         }
     }
 
-    fn with_room(&mut self, host: HostId, own: Option<Key>) -> Option<Key> {
+    fn with_room(&mut self, host: HostId, own: Option<Key>, leaves: bool) -> Option<Key> {
         let pool = self.pools.get_mut(&host)?;
         let conns = &self.conns;
         pool.shared.retain(|key| conns.contains(*key));
@@ -177,7 +178,11 @@ impl Gateway {
                 .get_key(*key)
                 .and_then(Conn::up)
                 .is_some_and(|up| {
-                    !up.connecting && !up.draining && up.only_for == own && up.codec.room() > 0
+                    !up.connecting
+                        && !up.draining
+                        && up.only_for == own
+                        && up.codec.room() > 0
+                        && (!leaves || up.codec.takes_upgrades().is_some())
                 })
         })
     }
@@ -259,10 +264,12 @@ impl Gateway {
                     self.stats
                         .inc(up.endpoint.cluster.stats.upstream_cx_max_requests);
                 }
-                if conn.output.is_empty() || over {
+                // The last bytes of a session are still wanted.
+                if conn.output.is_empty() || over && !up.codec.is_raw() {
                     self.upstream_gone(core, key, false);
                 } else {
                     self.close_after_flush(core, key);
+                    self.rearm_client_timer(core, key);
                 }
                 return;
             }
@@ -271,18 +278,19 @@ impl Gateway {
             }
             let host = up.endpoint.host.id;
             let (only_for, raw) = (up.only_for, up.raw);
+            let settled = up.codec.takes_upgrades().is_some();
             let idle = up.streams.is_empty();
             if idle && let Some(conn) = self.conn_mut(key) {
                 // Whoever was full was the client of a stream that ended; the next one is another.
                 conn.paused &= !pause::FULL;
             }
-            let mut next = self.next_pending(host, only_for, raw);
+            let mut next = self.next_pending(host, only_for, raw, settled);
             if next.is_none() && idle && only_for.is_some() {
                 // The one it was made for was served by another, which somebody else waited for.
                 if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
                     up.only_for = None;
                 }
-                next = self.next_pending(host, None, raw);
+                next = self.next_pending(host, None, raw, settled);
             }
             let Some(stream) = next else {
                 if raw {
@@ -297,14 +305,22 @@ impl Gateway {
         }
     }
 
-    fn next_pending(&mut self, host: HostId, only_for: Option<Key>, raw: bool) -> Option<Key> {
+    fn next_pending(
+        &mut self,
+        host: HostId,
+        only_for: Option<Key>,
+        raw: bool,
+        settled: bool,
+    ) -> Option<Key> {
         let pool = self.pools.get_mut(&host)?;
         let stats = pool.endpoint.cluster.stats;
         let mut at = 0;
         while let Some((stream, _)) = pool.pending.get(at) {
             let stream = *stream;
             let fits = self.streams.0.get_key(stream).map(|found| {
-                found.terminates() == raw && (only_for.is_none() || found.client_key() == only_for)
+                found.terminates() == raw
+                    && (only_for.is_none() || found.client_key() == only_for)
+                    && (settled || !found.leaves_http())
             });
             if fits == Some(false) {
                 at += 1;
@@ -393,12 +409,17 @@ impl Gateway {
         }
         let streams = std::mem::take(&mut up.streams);
         let fresh = up.requests <= 1;
+        let settled = up.codec.takes_upgrades().is_some();
         let endpoint = Arc::clone(&up.endpoint);
         if !streams.is_empty() {
             self.stats
                 .inc(endpoint.cluster.stats.upstream_cx_destroy_with_active_rq);
         }
         self.drop_upstream(core, key, reset);
+        if !settled {
+            // Whoever waited for what it would say waits in vain.
+            self.fail_pending(core, endpoint.host.id, UpstreamFailure::Terminated);
+        }
         for stream in streams.keys() {
             if let Some(found) = self.stream_mut(stream) {
                 found.upstream = None;

@@ -52,11 +52,13 @@ struct Flags {
     upgrade: bool,
     /// No exchange follows this one.
     close: bool,
+    /// The exchange left HTTP and stays a stream.
+    raw: bool,
 }
 
 impl Flags {
     fn pack(self) -> u8 {
-        [self.head, self.connect, self.upgrade, self.close]
+        [self.head, self.connect, self.upgrade, self.close, self.raw]
             .into_iter()
             .rev()
             .fold(0, |bits, flag| bits << 1 | u8::from(flag))
@@ -69,6 +71,7 @@ impl Flags {
             connect: flag(1),
             upgrade: flag(2),
             close: flag(3),
+            raw: flag(4),
         }
     }
 }
@@ -328,7 +331,12 @@ impl Codec for Client {
                     range: 0..0,
                     end: true,
                 });
-                self.abort();
+                if self.flags.raw && self.sending.in_body() {
+                    // The other direction goes on.
+                    self.phase = Phase::Upgraded;
+                } else {
+                    self.abort();
+                }
                 return None;
             }
             Phase::Head if rest == 0 => None,
@@ -398,6 +406,9 @@ impl Codec for Client {
             self.abort();
             return Err(error);
         }
+        if end && self.flags.raw && self.phase == Phase::Upgraded {
+            self.phase = Phase::Closed;
+        }
         Ok(len)
     }
 
@@ -413,6 +424,9 @@ impl Codec for Client {
         if let Err(error) = self.sending.trailers(trailers, &self.settings, out) {
             self.abort();
             return Err(error);
+        }
+        if self.flags.raw && self.phase == Phase::Upgraded {
+            self.phase = Phase::Closed;
         }
         Ok(())
     }
@@ -436,7 +450,8 @@ impl Codec for Client {
     }
 
     fn streams(&self) -> usize {
-        usize::from(matches!(self.phase, Phase::Head | Phase::Body))
+        let sending = self.flags.raw && self.phase == Phase::Upgraded;
+        usize::from(matches!(self.phase, Phase::Head | Phase::Body) || sending)
     }
 
     fn room(&self) -> usize {
@@ -452,6 +467,21 @@ impl Codec for Client {
         if self.phase == Phase::Idle {
             self.abort();
         }
+    }
+
+    fn pass_through(&mut self) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.flags.raw = true;
+        self.flags.close = true;
+        self.phase = Phase::Body;
+        self.body = Body::UntilClose;
+        self.sending = Sending::UntilClose;
+    }
+
+    fn is_raw(&self) -> bool {
+        self.flags.raw
     }
 
     fn mid_message(&self) -> bool {

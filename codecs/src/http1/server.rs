@@ -57,6 +57,8 @@ struct Flags {
     close: bool,
     /// The client will send no more.
     eof: bool,
+    /// The exchange left HTTP and stays a stream.
+    raw: bool,
 }
 
 impl Flags {
@@ -68,6 +70,7 @@ impl Flags {
             self.upgrade,
             self.close,
             self.eof,
+            self.raw,
         ]
         .into_iter()
         .rev()
@@ -83,6 +86,7 @@ impl Flags {
             upgrade: flag(3),
             close: flag(4),
             eof: flag(5),
+            raw: flag(6),
         }
     }
 }
@@ -217,7 +221,7 @@ impl Server {
 
     /// Both directions are done, or one of them never will be.
     fn advance(&mut self) {
-        if self.sending != Sending::Done {
+        if self.sending != Sending::Done || self.flags.raw && self.phase == Phase::Body {
             return;
         }
         if self.phase == Phase::Answer && !self.flags.close {
@@ -415,6 +419,17 @@ impl Codec for Server {
                     detail: "http1.truncated_head",
                 })
             }
+            Phase::Body if self.flags.raw => {
+                events.list.push(Event::Data {
+                    stream: self.stream,
+                    range: 0..0,
+                    end: true,
+                });
+                self.body = Body::Done;
+                self.phase = Phase::Answer;
+                self.advance();
+                None
+            }
             Phase::Body => {
                 events.list.push(Event::Reset {
                     stream: self.stream,
@@ -504,7 +519,8 @@ impl Codec for Server {
     }
 
     fn streams(&self) -> usize {
-        usize::from(self.sending == Sending::Head || self.sending.in_body())
+        let reading = self.flags.raw && self.phase == Phase::Body;
+        usize::from(self.sending == Sending::Head || self.sending.in_body() || reading)
     }
 
     fn room(&self) -> usize {
@@ -517,6 +533,21 @@ impl Codec for Server {
 
     fn go_away(&mut self, _out: &mut Out) {
         self.flags.close = true;
+    }
+
+    fn pass_through(&mut self) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.flags.raw = true;
+        self.flags.close = true;
+        self.phase = Phase::Body;
+        self.body = Body::UntilClose;
+        self.sending = Sending::UntilClose;
+    }
+
+    fn is_raw(&self) -> bool {
+        self.flags.raw
     }
 
     fn abandon_head(&mut self) -> Option<StreamId> {

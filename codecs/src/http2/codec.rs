@@ -302,6 +302,16 @@ impl Codec for Connection {
         self.ping(out, false, PING_LEAVING);
     }
 
+    fn begin(&mut self, out: &mut Out) {
+        if self.role == Role::Client && self.phase != Phase::Closed {
+            self.start(out);
+        }
+    }
+
+    fn takes_upgrades(&self) -> Option<bool> {
+        (self.phase != Phase::Settings).then_some(self.peer_connect)
+    }
+
     fn mid_message(&self) -> bool {
         self.partial
     }

@@ -72,6 +72,9 @@ impl Connection {
         if self.phase == Phase::Settings {
             self.phase = Phase::Open;
             self.start(out);
+            if self.role == Role::Client {
+                events.list.push(Event::Settled);
+            }
         }
         self.settings_ack(out);
         Ok(())

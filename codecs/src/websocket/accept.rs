@@ -11,6 +11,12 @@ pub fn accept_key(key: &[u8]) -> String {
     base64(&sha1(&[key, GUID].concat()))
 }
 
+/// The value of `sec-websocket-key` for 16 random bytes (section 4.1).
+#[must_use]
+pub fn client_key(random: [u8; 16]) -> String {
+    base64(&random)
+}
+
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -13,7 +13,7 @@ mod reader;
 mod tests;
 mod utf8;
 
-pub use accept::accept_key;
+pub use accept::{accept_key, client_key};
 pub use frame::{write_close, write_frame, write_header};
 pub use mask::apply as mask;
 pub use reader::{Event, Reader};

@@ -131,7 +131,10 @@ impl Serve {
                     self.data(number, stream, b"", true);
                     self.request_read(number, now_ms, stream);
                 }
-                Event::Reset { .. } | Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Reset { .. }
+                | Event::Writable { .. }
+                | Event::GoAway { .. }
+                | Event::Settled => {}
             }
         }
         self.events.list = list;

@@ -226,7 +226,7 @@ impl Connection {
                 }
                 Event::Trailers { .. } => self.complete = true,
                 Event::Reset { .. } => return Some(Step::Close),
-                Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Writable { .. } | Event::GoAway { .. } | Event::Settled => {}
             }
         }
         match consumed.why {

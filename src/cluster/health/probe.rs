@@ -278,7 +278,7 @@ impl HttpProbe {
                     ended = true;
                 }
                 Event::Reset { .. } => broken = true,
-                Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Writable { .. } | Event::GoAway { .. } | Event::Settled => {}
             }
         }
         match self.response {

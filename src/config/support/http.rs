@@ -186,7 +186,7 @@ pub(super) static TABLES: &[Support] = &[
             ("max_concurrent_streams", Yes),
             ("initial_stream_window_size", Yes),
             ("initial_connection_window_size", Yes),
-            ("allow_connect", Off),
+            ("allow_connect", Yes),
             ("allow_metadata", Off),
             ("max_outbound_frames", Yes),
             ("max_outbound_control_frames", Yes),

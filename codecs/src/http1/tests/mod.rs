@@ -2,6 +2,7 @@
 
 mod client;
 mod properties;
+mod raw;
 mod server;
 mod shapes;
 mod smuggling;

@@ -225,6 +225,7 @@ impl Bench {
                 Event::Reset { stream, reason } => self.line(format!("{stream} reset {reason:?}")),
                 Event::Writable { stream } => self.line(format!("{stream} writable")),
                 Event::GoAway { last } => self.line(format!("goaway {last}")),
+                Event::Settled => {}
             }
         }
     }

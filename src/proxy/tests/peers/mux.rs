@@ -134,7 +134,10 @@ impl Link {
                     heard.push(Heard::Data(stream, bytes, end));
                 }
                 Event::Reset { stream, .. } => heard.push(Heard::Reset(stream)),
-                Event::Trailers { .. } | Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Trailers { .. }
+                | Event::Writable { .. }
+                | Event::GoAway { .. }
+                | Event::Settled => {}
             }
         }
         self.input = input[done.bytes..].to_vec();
