@@ -257,6 +257,7 @@ impl Client {
                     }
                 }
                 Event::GoAway { .. } => self.goaway = true,
+                Event::Settled => {}
             }
         }
         events.list = list;

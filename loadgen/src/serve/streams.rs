@@ -122,7 +122,7 @@ impl Mux {
                     tools.events.give_head(head);
                 }
                 Event::Reset { stream, .. } => self.streams.retain(|one| one.id != stream),
-                Event::Writable { .. } | Event::GoAway { .. } => {}
+                Event::Writable { .. } | Event::GoAway { .. } | Event::Settled => {}
             }
         }
         tools.events.list = list;
