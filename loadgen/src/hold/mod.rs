@@ -19,6 +19,7 @@ use crate::cli::{HoldOptions, MessageOptions};
 use crate::exchange::Exchange;
 use crate::fleet::{Fleet, Plan};
 use crate::histogram::{Latencies, Summary};
+use crate::mux::Call;
 use crate::pacer::Pacer;
 use crate::report::{self, CpuTime};
 use crate::run;
@@ -45,8 +46,12 @@ pub struct Orders {
     pub addr: Addr,
     /// Number of source addresses; 0 leaves it to the kernel.
     pub sources: u32,
-    /// What to send.
+    /// What to send; nothing where connections carry streams.
     pub exchange: Arc<Exchange>,
+    /// What to ask on streams, where connections carry them.
+    pub call: Option<Arc<Call>>,
+    /// Streams that are kept open on each.
+    pub streams: u32,
     /// It is a subscription.
     pub sse: bool,
     /// Lost connections are opened again.
@@ -218,7 +223,7 @@ fn look(boards: &[Arc<Board>]) -> (Counts, Latencies) {
 fn orders(options: &HoldOptions, target: &Target) -> Result<Orders, String> {
     let message = if options.sse {
         if target.scheme != Scheme::Http {
-            return Err("server-sent events come over http://".to_owned());
+            return Err("server-sent events come over HTTP/1.1: http:// or https://".to_owned());
         }
         let mut message: MessageOptions = options.message.clone();
         message.headers.push("accept: text/event-stream".to_owned());
@@ -226,6 +231,21 @@ fn orders(options: &HoldOptions, target: &Target) -> Result<Orders, String> {
     } else {
         options.message.clone()
     };
+    let call = match target.has_streams() {
+        true => Some(Arc::new(run::call(
+            target,
+            &message,
+            options.protocol.bidi,
+        )?)),
+        false => None,
+    };
+    let exchange = match &call {
+        Some(_) => Exchange::echo(Vec::new(), true),
+        None => run::exchange(target, &message, true)?,
+    };
+    if options.protocol.streams.is_some() && !options.protocol.bidi {
+        return Err("streams are held open with --bidi".to_owned());
+    }
     let from_loopback = matches!(target.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
     let sources = match options.sources {
         Some(_) if !from_loopback => {
@@ -245,7 +265,9 @@ fn orders(options: &HoldOptions, target: &Target) -> Result<Orders, String> {
     Ok(Orders {
         addr: Addr::Ip(target.addr),
         sources,
-        exchange: Arc::new(run::exchange(target, &message, true)?),
+        exchange: Arc::new(exchange),
+        call,
+        streams: options.protocol.streams.unwrap_or(1),
         sse: options.sse,
         reconnect: !options.no_reconnect,
         every_ms,

@@ -73,6 +73,12 @@ impl Call {
         Self::checked(target, head, body, kind)
     }
 
+    /// Streams stay open, for one message after the other.
+    #[must_use]
+    pub fn keeps_streams(&self) -> bool {
+        self.kind == Kind::Bidi
+    }
+
     fn checked(target: &Target, mut head: Head, body: Vec<u8>, kind: Kind) -> Result<Self, String> {
         head.kind = HeadKind::Request;
         head.set_scheme(target.http_scheme().as_bytes());

@@ -7,6 +7,8 @@
 mod call;
 mod grpc;
 
+use std::collections::VecDeque;
+
 use moorgate_codecs::http2::{Connection, Role};
 use moorgate_codecs::{Codec, Event, Events, Head, Millis, Out, ResetReason, StreamId};
 
@@ -70,8 +72,8 @@ pub struct Client {
     codec: Connection,
     /// By rising number.
     flights: Vec<Flight>,
-    /// Bidirectional streams on which nothing is under way.
-    idle: Vec<StreamId>,
+    /// Bidirectional streams on which nothing is under way, in the order of their turns.
+    idle: VecDeque<StreamId>,
     goaway: bool,
 }
 
@@ -86,7 +88,7 @@ impl Client {
         Self {
             codec,
             flights: Vec::new(),
-            idle: Vec::new(),
+            idle: VecDeque::new(),
             goaway: false,
         }
     }
@@ -94,7 +96,13 @@ impl Client {
     /// A request, or a message, can be started now while at most `streams` are to be open.
     #[must_use]
     pub fn can_start(&self, streams: usize) -> bool {
-        !self.idle.is_empty() || self.flights.len() < streams && self.codec.room() > 0
+        !self.idle.is_empty() || self.can_open(streams)
+    }
+
+    /// A stream can be opened now while at most `streams` are to be open.
+    #[must_use]
+    pub fn can_open(&self, streams: usize) -> bool {
+        self.flights.len() < streams && self.codec.room() > 0
     }
 
     /// Streams that are open.
@@ -116,16 +124,26 @@ impl Client {
     }
 
     /// Starts a request, or a message on a stream that waits for one. False: it cannot be said.
-    pub fn start(
+    pub fn start(&mut self, call: &Call, times_us: (u64, u64), out: &mut Out) -> bool {
+        match self.idle.pop_front() {
+            Some(stream) => self.begin(self.place(stream), call, times_us, out),
+            None => self.start_new(call, times_us, out),
+        }
+    }
+
+    /// The same on a new stream, even if others wait.
+    pub fn start_new(&mut self, call: &Call, times_us: (u64, u64), out: &mut Out) -> bool {
+        let place = self.open(call, out);
+        self.begin(place, call, times_us, out)
+    }
+
+    fn begin(
         &mut self,
+        place: Option<usize>,
         call: &Call,
         (intended_us, began_us): (u64, u64),
         out: &mut Out,
     ) -> bool {
-        let place = match self.idle.pop() {
-            Some(stream) => self.place(stream),
-            None => self.open(call, out),
-        };
         let Some(flight) = place.and_then(|place| self.flights.get_mut(place)) else {
             return false;
         };
@@ -134,14 +152,6 @@ impl Client {
         (flight.intended_us, flight.began_us) = (intended_us, began_us);
         pump(&mut self.codec, flight, call, out);
         true
-    }
-
-    /// Opens a stream without a message on it, which is what a silent subscriber has.
-    pub fn open_silent(&mut self, call: &Call, out: &mut Out) -> bool {
-        let opened = self.open(call, out);
-        let opened = opened.and_then(|place| self.flights.get(place));
-        self.idle.extend(opened.map(|flight| flight.stream));
-        opened.is_some()
     }
 
     fn open(&mut self, call: &Call, out: &mut Out) -> Option<usize> {
@@ -307,7 +317,7 @@ impl Client {
                 }
                 done.push(flight.done(Ok(Answer::Status(flight.status))));
                 flight.phase = Phase::Idle;
-                self.idle.push(stream);
+                self.idle.push_back(stream);
             }
         }
         if end {
@@ -393,7 +403,7 @@ impl Client {
             intended_us: 0,
             began_us: 0,
         }));
-        client.idle.extend_from_slice(silent);
+        client.idle.extend(silent);
         client
     }
 }

@@ -162,3 +162,35 @@ fn options_that_make_no_sense_are_refused() {
         assert!(said(&output).starts_with("moorgate-load: "), "{words}");
     }
 }
+
+#[test]
+fn silent_connections_and_streams_are_held_and_used() {
+    let certificate = Certificate::new("hold-h2");
+    let words = certificate.words();
+    for (serve, scheme, more, streams) in [
+        ("http".to_owned(), "http", "--http2", 0),
+        (format!("http {words}"), "https", "--http2 -k", 0),
+        ("grpc".to_owned(), "grpc", "", 0),
+        ("grpc".to_owned(), "grpc", "--bidi", 1),
+        ("grpc".to_owned(), "grpc", "--bidi -m 7", 7),
+        // More than are assumed to be allowed before the server says how many are.
+        ("grpc".to_owned(), "grpc", "--bidi -m 300", 300),
+        (format!("grpc {words}"), "grpcs", "--bidi -m 3 -k", 3),
+    ] {
+        let server = Server::start(&serve);
+        let line = format!("-c 40 --rate 3000 --every 400ms -d 1500ms {more}");
+        let report = report("hold-h2", "hold", &server.url(scheme), line.trim_end());
+        let count = |name: &str| number(&report, &format!("/counts/{name}"));
+        assert_eq!(count("connected"), 40, "{serve} {more}: {report:#}");
+        for none in ["failed", "dropped", "reconnected"] {
+            assert_eq!(count(none), 0, "{none} of {serve} {more}: {report:#}");
+        }
+        assert_eq!(errors(&report["counts"]), 0, "{serve} {more}");
+        // Each stream answered once at the beginning, and now and then one of each connection.
+        assert!(count("answers") > 40 * streams.max(1), "{serve} {more}");
+    }
+    let server = Server::start("http");
+    let words = format!("hold {} --http2 -m 3", server.http());
+    let output = program().args(words.split(' ')).output().unwrap();
+    assert!(said(&output).contains("--bidi"));
+}

@@ -4,24 +4,28 @@
 //! here. It is resident from when its message is due until the answer came. What a record cannot say
 //! (which connection it is) is its owner number; what a lost one needs is in the list of retries.
 
+mod app;
+mod parking;
+mod streams;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use moorgate::engine::core::Core;
-use moorgate::engine::parked::{Deci, Facts, Kind, Parked, Token};
+use moorgate::engine::parked::Facts;
 use moorgate::engine::reactor::epoll::Epoll;
-use moorgate::engine::reactor::{Interest, Reactor, Ready, Sock, SocketOptions};
+use moorgate::engine::reactor::{Interest, Reactor, Sock, SocketOptions};
 use moorgate::engine::slab::{Key, PagedSlab};
-use moorgate::engine::worker::App;
 use moorgate_codecs::{Compact, Events, Out};
 
 use super::Orders;
 use super::counts::{Board, Counts};
 use crate::exchange::Answer;
 use crate::histogram::Latencies;
+use crate::mux::{Client, Done, Silent};
 use crate::pacer::Pacer;
 use crate::reader::{Failure, Outcome, Progress, Reader};
 use crate::secure::{self, Input, Secure};
@@ -41,10 +45,11 @@ const TICK_MS: u64 = 100;
 #[derive(Debug)]
 pub struct HoldFacts;
 
-/// The codec of a subscription, and TLS.
+/// The codec of a subscription or of streams, the streams, and TLS.
 #[derive(Debug)]
 pub struct Remains {
     codec: Option<Compact>,
+    silent: Silent,
     tls: Option<Box<Secure>>,
 }
 
@@ -80,7 +85,14 @@ struct Conn {
     phase: Phase,
     /// It was open before, or has failed before.
     again: bool,
+    /// It is open, and answered where it had to be.
+    established: bool,
     progress: Progress,
+    /// Of HTTP/2 and gRPC.
+    client: Option<Box<Client>>,
+    /// Of those, an unfinished frame, and what the socket did not take.
+    rest: Vec<u8>,
+    queue: Vec<u8>,
     subscription: Option<Box<Subscription>>,
     sent: usize,
     began_us: u64,
@@ -115,6 +127,7 @@ pub struct Holder {
     sealed: Vec<u8>,
     events: Events,
     out: Out,
+    done: Vec<Done>,
     board: Arc<Board>,
     stop: Arc<AtomicBool>,
     counts: Counts,
@@ -148,6 +161,7 @@ impl Holder {
             unread: Vec::new(),
             events: Events::default(),
             out: Out::default(),
+            done: Vec::new(),
             board,
             stop,
             counts: Counts::default(),
@@ -176,7 +190,11 @@ impl Holder {
             seat,
             phase: Phase::Connecting,
             again,
+            established: false,
             progress: Progress::Start,
+            client: None,
+            rest: Vec::new(),
+            queue: Vec::new(),
             subscription: None,
             sent: 0,
             began_us,
@@ -219,6 +237,7 @@ impl Holder {
             self.counts.reconnected += u64::from(conn.again);
             // From now on its loss is the loss of an open connection.
             conn.again = true;
+            conn.established = true;
         }
     }
 
@@ -256,6 +275,9 @@ impl Holder {
 
     /// Bytes can be sent.
     fn transport_ready(&mut self, core: &mut HoldCore, number: u32) {
+        if self.orders.call.is_some() {
+            return self.begin_streams(core, number);
+        }
         let Some(conn) = self.conns.get_mut(number) else {
             return;
         };
@@ -299,6 +321,9 @@ impl Holder {
     }
 
     fn send(&mut self, core: &mut HoldCore, number: u32) {
+        if self.orders.call.is_some() {
+            return self.send_messages(core, number, 1);
+        }
         let now_us = core.reactor.clock_us();
         let Some(conn) = self.conns.get_mut(number) else {
             return;
@@ -390,6 +415,9 @@ impl Holder {
         if conn.subscription.is_some() {
             return self.received(core, number, n);
         }
+        if conn.client.is_some() {
+            return self.read_streams(core, number, n);
+        }
         let input = &core.arena.tail_mut()[..n];
         let outcome = self.reader.feed(&mut conn.progress, input);
         let whole = conn.phase != Phase::Busy || conn.sent == self.orders.exchange.bytes.len();
@@ -465,122 +493,13 @@ impl Holder {
         self.park(core, number, Some(next_ms), None);
     }
 
-    /// Whether a silent connection may be spoken to: a WebSocket may be pinged at any time, and TLS has
-    /// messages of its own.
-    fn may_be_woken(&self) -> bool {
-        self.orders.exchange.opening.is_some() || self.tls.is_some()
-    }
-
-    /// Parks a subscription, or what was woken for nothing, unless it is in the middle of something.
-    fn park_listener(&mut self, core: &mut HoldCore, number: u32) {
-        let may_be_woken = self.may_be_woken();
-        let Some(conn) = self.conns.get(number) else {
-            return;
-        };
-        if conn.phase != Phase::Listening {
-            return;
-        }
-        if let Some(subscription) = &conn.subscription {
-            if let Some(compact) = subscription.park() {
-                self.park(core, number, None, Some(compact));
-            }
-        } else if may_be_woken && matches!(conn.progress, Progress::Start) {
-            let due_ms = Some(conn.due_ms).filter(|due_ms| *due_ms != u64::MAX);
-            self.park(core, number, due_ms, None);
-        }
-    }
-
-    fn park(
-        &mut self,
-        core: &mut HoldCore,
-        number: u32,
-        due_ms: Option<u64>,
-        codec: Option<Compact>,
-    ) {
-        let Some(conn) = self.conns.get_mut(number) else {
-            return;
-        };
-        conn.phase = Phase::Listening;
-        conn.due_ms = due_ms.unwrap_or(u64::MAX);
-        if conn.tls.as_ref().is_some_and(|tls| !tls.is_quiet()) {
-            // The rest of a record is to come, or to be taken.
-            if let Some(due_ms) = due_ms {
-                core.schedule(conn.key, due_ms);
-            }
-            return;
-        }
-        let tls = conn.tls.take().map(|mut tls| {
-            tls.park();
-            tls
-        });
-        let record = Parked {
-            socks: [conn.sock, Sock(-1)],
-            owner: conn.seat,
-            chain: 0,
-            opened: Deci(0),
-            deadline: due_ms.map_or(Deci::NEVER, Deci::from_ms),
-            requests: 0,
-            kind: if codec.is_some() {
-                Kind::Mux
-            } else {
-                Kind::Idle
-            },
-            flags: 0,
-            peer: None,
-            cold: (codec.is_some() || tls.is_some()).then(|| Box::new(Remains { codec, tls })),
-        };
-        if core.park(conn.key, record).is_ok() {
-            self.conns.remove(number);
-        } else {
-            self.lost(core, number, Failure::Reset);
-        }
-    }
-
-    fn unpark(&mut self, core: &mut HoldCore, key: Key) -> Option<u32> {
-        let place = self.conns.insert(Conn {
-            key,
-            sock: Sock(-1),
-            tls: None,
-            seat: 0,
-            phase: Phase::Listening,
-            again: true,
-            progress: Progress::Start,
-            subscription: None,
-            sent: 0,
-            began_us: 0,
-            due_ms: u64::MAX,
-        });
-        let Some(record) = core.unpark(key, place.index) else {
-            self.conns.remove(place.index);
-            return None;
-        };
-        let conn = self.conns.get_mut(place.index)?;
-        conn.sock = record.socks[0];
-        conn.seat = record.owner;
-        conn.due_ms = record.deadline.ms();
-        if let Some(remains) = record.cold {
-            conn.tls = remains.tls;
-            if let (Some(compact), Answer::Http { settings, .. }) =
-                (remains.codec, &self.orders.exchange.answer)
-            {
-                conn.subscription = Some(Box::new(Subscription::new(settings, &compact)));
-            }
-        }
-        Some(place.index)
-    }
-
     /// The connection came to an end, or never came about.
     fn lost(&mut self, core: &mut HoldCore, number: u32, failure: Failure) {
         let Some(conn) = self.conns.remove(number) else {
             return;
         };
         core.close(conn.key, conn.sock, true);
-        let subscribing = self.orders.sse && conn.phase == Phase::Busy;
-        let opening = matches!(
-            conn.phase,
-            Phase::Connecting | Phase::Shaking | Phase::Opening
-        );
-        if opening || subscribing {
+        if !conn.established {
             return self.attempt_failed(core, conn.seat, conn.again, failure);
         }
         self.counts.connected -= 1;
@@ -627,133 +546,5 @@ impl Holder {
         while let Some((key, _)) = core.next_parked(None) {
             core.close_parked(key, false);
         }
-    }
-}
-
-impl App<Epoll> for Holder {
-    type Facts = HoldFacts;
-
-    fn ready(&mut self, core: &mut HoldCore, number: u32, ready: Ready) {
-        let Some(conn) = self.conns.get_mut(number) else {
-            return;
-        };
-        let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
-        match conn.phase {
-            Phase::Connecting => match core.reactor.take_error(conn.sock) {
-                Ok(()) if ready.has(Ready::WRITE) => self.connected(core, number),
-                Ok(()) if !ready.has(Ready::HUP) => {}
-                _ => self.lost(core, number, Failure::Connect),
-            },
-            Phase::Shaking | Phase::Opening | Phase::Busy | Phase::Listening => {
-                if let Some(tls) = &mut conn.tls
-                    && tls.is_blocked()
-                {
-                    // What breaks here is seen when it is read.
-                    let _ = tls.flush(&mut core.reactor, conn.sock);
-                }
-                if conn.phase == Phase::Busy && conn.sent < self.orders.exchange.bytes.len() {
-                    self.send_rest(core, number);
-                }
-                if closed || ready.has(Ready::READ) {
-                    self.receive(core, number, closed);
-                }
-            }
-        }
-    }
-
-    fn resident_due(&mut self, core: &mut HoldCore, number: u32) {
-        let Some(conn) = self.conns.get(number) else {
-            return;
-        };
-        if conn.phase == Phase::Listening {
-            if conn.due_ms <= core.now() {
-                self.send(core, number);
-            }
-        } else {
-            let due_ms = (conn.began_us + self.orders.timeout_us) / 1000;
-            if due_ms <= core.now() {
-                self.lost(core, number, Failure::Timeout);
-            } else {
-                core.schedule(conn.key, due_ms + 1);
-            }
-        }
-    }
-
-    fn parked_due(&mut self, core: &mut HoldCore, key: Key) {
-        if let Some(number) = self.unpark(core, key) {
-            self.send(core, number);
-        }
-    }
-
-    fn local_ready(&mut self, core: &mut HoldCore, key: Key, ready: Ready) {
-        if let Some(number) = self.unpark(core, key) {
-            let subscribed = self.may_be_woken()
-                || self
-                    .conns
-                    .get(number)
-                    .is_some_and(|conn| conn.subscription.is_some());
-            if subscribed {
-                self.ready(core, number, ready);
-            } else {
-                // Nothing was asked: it is the end of the connection, or a breach.
-                let closed = ready.has(Ready::READ_CLOSED | Ready::HUP | Ready::ERROR);
-                let failure = if closed {
-                    Failure::Reset
-                } else {
-                    Failure::Protocol
-                };
-                self.lost(core, number, failure);
-            }
-        }
-    }
-
-    fn has_ready(&self) -> bool {
-        !self.unread.is_empty()
-    }
-
-    fn serve_ready(&mut self, core: &mut HoldCore) {
-        for number in std::mem::take(&mut self.unread) {
-            let open = self
-                .conns
-                .get(number)
-                .is_some_and(|conn| conn.phase != Phase::Connecting);
-            if open {
-                self.receive(core, number, false);
-            }
-        }
-    }
-
-    fn expire(&mut self, core: &mut HoldCore) -> Option<u64> {
-        let now_ms = core.now();
-        if now_ms >= self.next_tick_ms {
-            self.next_tick_ms = now_ms + TICK_MS;
-            self.board.publish(&self.counts, &mut self.latencies, false);
-            if self.stop.load(Ordering::Relaxed) {
-                self.finish(core);
-                return Some(now_ms);
-            }
-        }
-        let due_ms = self.open_due(core);
-        Some(due_ms.map_or(self.next_tick_ms, |due_ms| due_ms.min(self.next_tick_ms)))
-    }
-
-    fn is_local(&self, _record: &Parked<HoldFacts>) -> bool {
-        true
-    }
-
-    fn finished(&self) -> bool {
-        self.finished
-    }
-
-    fn end_turn(&mut self, _core: &mut HoldCore, _began_us: u64) {}
-
-    fn message(&mut self, _core: &mut HoldCore, (): ()) {}
-
-    fn accept(&mut self, _core: &mut HoldCore, _number: u32) {
-        unreachable!("there is no listener");
-    }
-
-    fn wake(&mut self, _core: &mut HoldCore, _token: Token<HoldFacts>) {
-        unreachable!("every record is local");
     }
 }
