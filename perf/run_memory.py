@@ -7,13 +7,12 @@ be there at all falls out. A fresh process for every run.
 
 import argparse
 import http.client
-import subprocess
-import sys
 import time
 
 from harness import frames, plot, protocols, report, stats
-from harness.peers import HTTP2, ROOT, chosen, start_origin
-from harness.process import Scratch, free_port, raise_descriptor_limit
+from harness.holders import Holders, start_silent_origin
+from harness.peers import HTTP2, chosen, start_origin
+from harness.process import Scratch, raise_descriptor_limit
 
 KINDS = {
     # kind of work: (what it is called, configuration, numbers of clients)
@@ -44,33 +43,6 @@ the greatest number. {workers} workers each. What a proxy allocates for connecti
 worker_connections) is in the fixed part, not in the slope."""
 
 
-class Holders:
-    """Two holder processes that share the connections."""
-
-    def __init__(self, port, kind, environment):
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "harness.holder", str(port), kind, str(source)],
-                cwd=ROOT / "perf", env=environment, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, text=True,
-            )
-            for source in (10, 20)
-        ]
-
-    def tell(self, command):
-        for process in self.processes:
-            process.stdin.write(command + "\n")
-            process.stdin.flush()
-        answers = [process.stdout.readline().strip() for process in self.processes]
-        if answers != ["ok"] * len(answers):
-            raise RuntimeError(f"{command}: {answers}")
-
-    def end(self):
-        for process in self.processes:
-            process.stdin.close()
-            process.wait(20)
-
-
 def ask_upstream(port, path):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request("GET", path)
@@ -96,15 +68,13 @@ def measure(peer, kind, workers, settle):
         if kind not in SILENT_ORIGIN:
             _, upstream = start_origin(scratch)
         else:
-            upstream = free_port()
-            scratch.start("silent", ["env", f"PYTHONPATH={ROOT / 'perf'}", sys.executable, "-m",
-                                     "harness.origin", upstream], upstream)
+            upstream = start_silent_origin(scratch)
         child, port = peer.start(scratch, config, upstream, workers, nginx_buffering="off")
         holders = Holders(port, kind, protocols.client_environment(scratch.path))
         points = []
         try:
             for level in levels:
-                holders.tell(f"open {level // len(holders.processes)}")
+                holders.tell(f"open {level // len(holders)}")
                 if kind in ("sse", "poll"):
                     push(upstream, level)
                 holders.tell("burst")

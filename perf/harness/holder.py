@@ -2,9 +2,10 @@
 
     python3 -m harness.holder PORT KIND FIRST_SOURCE
 
-KIND is one of KINDS. Commands on stdin, one answer line each: `open N` opens connections up to N in all,
-and each makes its request; `burst` uses every connection once more (sse and poll: waits for what the
-upstream pushes to each, and poll asks again); `end` leaves. Sources are 127.0.0.x, each for at most
+KIND is one of KINDS. Commands on stdin, one answer line each, `ok` with a count: `open N` opens connections
+up to N in all, and each makes its request; `burst` uses every connection once more (sse and poll: waits for
+what the upstream pushes to each, and poll asks again); `loop SECONDS` uses each again as soon as it has its
+answer, and counts the answers; `end` leaves. Sources are 127.0.0.x, each for at most
 PER_SOURCE connections. What TLS clients offer is for OPENSSL_CONF to say.
 """
 
@@ -12,6 +13,7 @@ import select
 import socket
 import ssl
 import sys
+import time
 
 from harness import frames
 from harness.handshakes import context
@@ -31,6 +33,7 @@ class Client:
     """One connection: what it sends, and whether what it got since then is all it waits for."""
 
     tls = None  # the protocol to ask for
+    messages = 1  # that one use of it waits for
 
     def __init__(self):
         self.got = b""
@@ -209,7 +212,7 @@ class Grpc(Http2):
 
 
 class GrpcTen(Grpc):
-    streams = 10
+    streams = messages = 10
 
 
 KINDS = {
@@ -258,6 +261,28 @@ class Holder:
 
     def burst(self):
         self.exchange(list(self.sockets), self.kind.again)
+
+    def loop(self, seconds):
+        """Whoever has its answer goes on at once; returns how many came."""
+        end = time.monotonic() + seconds
+        answers, busy = 0, set(self.sockets)
+        for fd in busy:
+            self.send(fd, self.clients[fd].again())
+        while busy:
+            events = self.epoll.poll(20, 1024)
+            if not events:
+                raise RuntimeError(f"{len(busy)} connections got no answer within 20 s")
+            for fd, _ in events:
+                client = self.clients[fd]
+                done, answer = client.feed(self.receive(fd))
+                self.send(fd, answer)
+                if done:
+                    answers += client.messages
+                    if time.monotonic() < end:
+                        self.send(fd, client.again())
+                    else:
+                        busy.discard(fd)
+        return answers
 
     def exchange(self, fds, use):
         """Has every one of these clients use its connection, and waits until each has what it wants.
@@ -313,13 +338,16 @@ def main():
     for line in sys.stdin:
         words = line.split()
         try:
+            count = 0
             if words[0] == "open":
                 holder.open(int(words[1]))
             elif words[0] == "burst":
                 holder.burst()
+            elif words[0] == "loop":
+                count = holder.loop(float(words[1]))
             else:
                 break
-            print("ok", flush=True)
+            print("ok", count, flush=True)
         except (OSError, RuntimeError) as error:
             print(f"failed: {error}", flush=True)
             break

@@ -32,9 +32,10 @@ def run(port, connections, seconds, path="/", environment=None):
     return _run(port, connections, seconds, path, environment=environment)[1]
 
 
-def percentiles(port, connections, seconds, path="/"):
+def percentiles(port, connections, seconds, path="/", environment=None):
     """Microseconds at p50, p90, p99 and p99.9 with users who think (think.lua), and the rate."""
-    output, requests = _run(port, connections, seconds, path, ["-s", str(THINK)])
+    output, requests = _run(port, connections, seconds, path, ["-s", str(THINK)],
+                            environment)
     found = re.search(r"^percentiles (\d+) (\d+) (\d+) (\d+)$", output, re.MULTILINE)
     if not found:
         raise RuntimeError(f"wrk printed no percentiles: {output}")
