@@ -6,6 +6,29 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+const SERVE_EXAMPLES: &str = "Examples:
+  moorgate-load serve http --listen 127.0.0.1:9000 --size 1000
+  moorgate-load serve http --cert cert.pem --key key.pem     HTTP/1.1 and HTTP/2 by ALPN
+  moorgate-load serve grpc --threads 2                       any method, unary or streaming
+  moorgate-load serve sse --interval 10s";
+
+const RUN_EXAMPLES: &str = "Examples:
+  moorgate-load run http://127.0.0.1:8080/ -c 64 -d 10s
+  moorgate-load run http://127.0.0.1:8080/ --rate 5000       open loop
+  moorgate-load run https://127.0.0.1:8443/ --cacert ca.pem
+  moorgate-load run https://127.0.0.1:8443/ -k --reconnect-every 1              resumed handshakes
+  moorgate-load run https://127.0.0.1:8443/ -k --reconnect-every 1 --no-resume  full ones
+  moorgate-load run http://127.0.0.1:8080/ --http2 -c 10 -m 100
+  moorgate-load run grpc://127.0.0.1:8080/test.Echo/Unary -c 10 -m 10
+  moorgate-load run grpc://127.0.0.1:8080/test.Echo/Chat -c 10 -m 10 --bidi     messages on open streams
+  moorgate-load run ws://127.0.0.1:8080/ --size 100";
+
+const HOLD_EXAMPLES: &str = "Examples:
+  moorgate-load hold http://127.0.0.1:8080/ -c 100000 --rate 10000 --every 60s
+  moorgate-load hold https://127.0.0.1:8443/ -k -c 10000 --http2
+  moorgate-load hold grpc://127.0.0.1:8080/test.Echo/Chat -c 10000 --bidi -m 10
+  moorgate-load hold http://127.0.0.1:8080/events -c 10000 --sse";
+
 /// Load for proxies and servers, and the servers to put behind a proxy.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "moorgate-load", version, propagate_version = true)]
@@ -18,20 +41,23 @@ pub struct Cli {
 /// The programs.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Answer: an HTTP server, server-sent events, long polls, a WebSocket or a TCP echo
+    /// Answer: an HTTP server, server-sent events, long polls, an echo of gRPC, WebSocket or TCP
     ///
     /// Prints "listening on ADDRESS" when connections are taken, and runs until it is killed.
+    #[command(after_long_help = SERVE_EXAMPLES)]
     Serve(ServeOptions),
     /// Measure throughput and latency
     ///
     /// Without --rate each connection sends its next request when it has the answer (closed loop).
     /// With --rate the starts are fixed in advance (open loop) and latency is counted from when a
     /// request was to start, so that a stall of the target shows in all that was due meanwhile.
+    #[command(after_long_help = RUN_EXAMPLES)]
     Run(RunOptions),
     /// Hold many connections that are almost always silent
     ///
     /// Opens them at a rate from many loopback addresses, sends a message on each every now and then,
     /// and reports what was lost. A silent connection costs no buffer.
+    #[command(after_long_help = HOLD_EXAMPLES)]
     Hold(HoldOptions),
 }
 
@@ -385,6 +411,17 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
+    fn examples_are_understood() {
+        for example in [SERVE_EXAMPLES, RUN_EXAMPLES, HOLD_EXAMPLES] {
+            for line in example.lines().skip(1) {
+                let line = line.trim();
+                let line = line.split("  ").next().unwrap_or(line);
+                assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
@@ -412,6 +449,11 @@ mod tests {
             "moorgate-load serve http --error-rate 1.5",
             "moorgate-load hold http://h/ --sse --every 3s",
             "moorgate-load hold http://h/ --tables 2 --threads 2",
+            "moorgate-load run http://h/ --http2 --protocol grpc",
+            "moorgate-load run http://h/ --streams 0",
+            "moorgate-load run https://h/ -k --cacert x",
+            "moorgate-load run http://h/ --no-keep-alive --reconnect-every 2",
+            "moorgate-load serve http --cert x",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
