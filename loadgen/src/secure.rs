@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 
 use moorgate::engine::reactor::{Reactor, Sock};
-use moorgate::tls::{Agreed, ClientContext, ServerContext, Session, TlsError};
+use moorgate::tls::{Agreed, Asked, ClientContext, ServerContext, Session, TlsError};
 
 /// Plaintext sealed for one write; the most that is sealed and not taken.
 const BATCH: usize = 64 * 1024;
@@ -92,7 +92,11 @@ impl Secure {
     /// A name that is none.
     pub fn client(context: &ClientContext, name: Option<&str>) -> Result<Box<Self>, TlsError> {
         let mut wire = Vec::new();
-        let mut tls = Self::new(Session::client(context, name, &mut wire)?);
+        let asked = Asked {
+            name,
+            ..Asked::default()
+        };
+        let mut tls = Self::new(Session::client(context, &asked, &mut wire)?);
         tls.wire = wire;
         Ok(tls)
     }
@@ -102,7 +106,7 @@ impl Secure {
     /// # Errors
     /// A context that was built leads to none.
     pub fn server(context: &ServerContext) -> Result<Box<Self>, TlsError> {
-        Session::server(context).map(Self::new)
+        Session::server(context, false).map(Self::new)
     }
 
     /// The handshake is not over.

@@ -72,6 +72,7 @@ impl Client {
             match_server_name: !options.tls_insecure,
             server_name: None,
             max_sessions: if options.no_resume { 0 } else { SESSIONS },
+            match_requested_name: false,
             key_log: None,
         };
         let context = ClientContext::build(plan).map_err(|error| error.to_string())?;
@@ -134,6 +135,10 @@ pub fn server(options: &ServeOptions) -> Result<Option<ServerContext>, String> {
         no_tickets: options.no_tickets,
         no_sessions: options.no_tickets,
         lifetime_s: None,
+        scope: [0; 32],
+        client_order: false,
+        require_name: false,
+        full_scan: false,
         key_log: None,
     };
     let context = ServerContext::build(plan).map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use moorgate_codecs::Head;
 
 use crate::engine::reactor::{Addr, SocketOptions};
 use crate::telemetry::stats::ClusterStats;
@@ -20,6 +21,16 @@ pub struct ClusterId(pub u32);
 /// Names a host for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(pub u32);
+
+impl HostId {
+    /// A number that is no host's: for connections of one host that are kept apart.
+    #[must_use]
+    pub fn another() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Hosts are counted from below.
+        Self(NEXT.fetch_add(1, Ordering::Relaxed) | 1 << 31)
+    }
+}
 
 /// A cluster as one snapshot sees it.
 #[derive(Debug)]
@@ -87,11 +98,46 @@ pub struct ClusterConfig {
 #[derive(Debug)]
 pub struct UpstreamTls {
     /// Certificates and rules.
-    pub context: crate::tls::ClientContext,
+    pub context: crate::tls::Live<crate::tls::ClientContext>,
     /// `auto_host_sni`: a host that has a name is asked for by it.
     pub by_host_name: bool,
+    /// `auto_sni`: a host is asked for by the name that the request brought.
+    pub auto_sni: Option<AutoSni>,
+    /// The protocol offered by ALPN is that of the traffic; the configuration names none.
+    pub alpn_is_implied: bool,
     /// Counters, `cluster.<name>.ssl.*`.
     pub stats: crate::telemetry::stats::TlsStats,
+}
+
+/// `auto_sni` of `upstream_http_protocol_options`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoSni {
+    /// `override_auto_sni_header`; empty: the request's host.
+    pub header: Box<[u8]>,
+    /// `auto_san_validation`: the certificate has to have the name.
+    pub verify: bool,
+}
+
+impl AutoSni {
+    /// The name that this request asks for: without its port, and no address unless that is to be verified.
+    #[must_use]
+    pub fn name(&self, head: &Head) -> Option<Box<str>> {
+        let own = if self.header.is_empty() {
+            None
+        } else {
+            head.get(&self.header)
+        };
+        let authority = std::str::from_utf8(own.unwrap_or_else(|| head.authority())).ok()?;
+        let (host, is_address) = match authority.strip_prefix('[') {
+            Some(rest) => (rest.split_once(']')?.0, true),
+            None => {
+                let host = authority.split(':').next().unwrap_or_default();
+                (host, host.parse::<std::net::Ipv4Addr>().is_ok())
+            }
+        };
+        let usable = !host.is_empty() && (self.verify || !is_address);
+        usable.then(|| host.to_ascii_lowercase().into())
+    }
 }
 
 impl UpstreamTls {
@@ -586,6 +632,8 @@ pub struct HealthCheck {
     pub healthy_edge_interval_ms: u64,
     /// Keep the connection between checks. Default true.
     pub reuse_connection: bool,
+    /// Protocols offered by ALPN where the cluster has TLS (`tls_options`); empty: the cluster's.
+    pub alpn: Vec<Vec<u8>>,
     /// What a check does.
     pub kind: HealthCheckKind,
 }
@@ -608,6 +656,7 @@ impl Default for HealthCheck {
             unhealthy_edge_interval_ms: 0,
             healthy_edge_interval_ms: 0,
             reuse_connection: true,
+            alpn: Vec::new(),
             kind: HealthCheckKind::Tcp {
                 send: Vec::new(),
                 receive: Vec::new(),
@@ -651,3 +700,45 @@ pub mod manager;
 pub(crate) mod testing;
 
 pub use breaker::{BreakerCounts, Breakers};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_request_is_its_host_without_port() {
+        let auto = |header: &[u8], verify| AutoSni {
+            header: header.into(),
+            verify,
+        };
+        let name = |auto: &AutoSni, authority: &str| {
+            let mut head = Head::new();
+            head.set_authority(authority.as_bytes());
+            auto.name(&head).map(String::from)
+        };
+        let own = auto(b"", false);
+        for (authority, expected) in [
+            ("A.test", Some("a.test")),
+            ("a.test:80", Some("a.test")),
+            ("127.0.0.1:80", None),
+            ("[::1]:80", None),
+            ("[::1", None),
+            ("", None),
+            (":80", None),
+        ] {
+            assert_eq!(name(&own, authority).as_deref(), expected, "{authority}");
+        }
+        let verified = auto(b"", true);
+        assert_eq!(
+            name(&verified, "127.0.0.1:80").as_deref(),
+            Some("127.0.0.1")
+        );
+        assert_eq!(name(&verified, "[::1]:80").as_deref(), Some("::1"));
+        let mut head = Head::new();
+        head.set_authority(b"a.test");
+        let header = auto(b"x-sni", false);
+        assert_eq!(header.name(&head).as_deref(), Some("a.test"));
+        head.push(b"x-sni", b"b.test");
+        assert_eq!(header.name(&head).as_deref(), Some("b.test"));
+    }
+}

@@ -274,7 +274,7 @@ impl Gateway {
         while let Some((slot, record)) = core.next_parked(None) {
             if record.kind == Kind::Pooled {
                 self.close_parked_upstream(core, slot);
-            } else if let Some(record) = core.close_parked(slot, false) {
+            } else if let Some(record) = self.close_record(core, slot) {
                 self.forget_record(core, record);
             }
         }

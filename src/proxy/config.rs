@@ -144,7 +144,7 @@ pub struct FilterChain {
 #[derive(Debug)]
 pub struct DownstreamTls {
     /// Certificates and rules.
-    pub context: crate::tls::ServerContext,
+    pub context: crate::tls::Live<crate::tls::ServerContext>,
     /// `transport_socket_connect_timeout`; 0 never.
     pub handshake_timeout_ms: u64,
     /// Counters, `listener.<address>.ssl.*`.

@@ -191,7 +191,7 @@ impl Gateway {
         up.connecting = false;
         let endpoint = Arc::clone(&up.endpoint);
         let multiplexed = up.codec.shape() != Shape::PingPong;
-        let host = endpoint.host.id;
+        let host = endpoint.pool;
         self.stats
             .record(endpoint.cluster.stats.upstream_cx_connect_ms, now - opened);
         if let Some(pool) = self.pools.get_mut(&host) {
@@ -229,11 +229,11 @@ impl Gateway {
             .totals
             .cx_connect_fail
             .fetch_add(1, Ordering::Relaxed);
-        if let Some(pool) = self.pools.get_mut(&endpoint.host.id) {
+        if let Some(pool) = self.pools.get_mut(&endpoint.pool) {
             pool.connecting = pool.connecting.saturating_sub(1);
         }
         self.drop_upstream(core, key, true);
-        self.fail_pending(core, endpoint.host.id, failure);
+        self.fail_pending(core, endpoint.pool, failure);
     }
 
     pub(super) fn fail_pending<R: Reactor>(

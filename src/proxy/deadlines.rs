@@ -246,7 +246,7 @@ impl Gateway {
                         }
                     }
                 }
-                if let Some(record) = core.close_parked(slot, false) {
+                if let Some(record) = self.close_record(core, slot) {
                     self.forget_record(core, record);
                 }
             }

@@ -61,6 +61,18 @@ impl Found {
         }
     }
 
+    /// Our address and the client's, as far as they are known.
+    pub(super) fn addresses<R: Reactor>(
+        &self,
+        core: &Core<R>,
+        sock: Sock,
+    ) -> [Option<std::net::IpAddr>; 2] {
+        let socket = core.reactor.local_addr(sock).ok();
+        let local = self.local.as_ref().or(socket.as_ref());
+        let remote = self.remote.as_ref().unwrap_or(&self.peer);
+        [local.and_then(Addr::ip), remote.ip()]
+    }
+
     /// The addresses of the client, where the socket does not say them.
     pub(super) fn ends(&mut self, direct_local: &Addr) -> Option<Box<Ends>> {
         (self.remote.is_some() || self.local.is_some()).then(|| self.all_ends(direct_local))
@@ -426,7 +438,7 @@ impl Gateway {
             core.close(slot, sock, false);
             return;
         };
-        let Ok(tls) = Self::accept_tls(&chain, now) else {
+        let Ok(tls) = Self::accept_tls(&chain, now, || found.addresses(core, sock)) else {
             self.conns.remove(key.index);
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             core.close(slot, sock, true);

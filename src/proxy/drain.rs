@@ -101,7 +101,7 @@ impl Gateway {
             match record.kind {
                 Kind::Idle if mine => {
                     share -= 1;
-                    if let Some(record) = core.close_parked(slot, false) {
+                    if let Some(record) = self.close_record(core, slot) {
                         self.forget_record(core, record);
                     }
                 }
@@ -175,7 +175,7 @@ impl Gateway {
                 if let Some(key) = self.wake_record(core, slot) {
                     self.close(core, key, false);
                 }
-            } else if let Some(record) = core.close_parked(slot, false) {
+            } else if let Some(record) = self.close_record(core, slot) {
                 self.forget_record(core, record);
             }
         }

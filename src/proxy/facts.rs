@@ -7,7 +7,7 @@ use moorgate_codecs::{Compact, StreamId};
 use super::config::{ListenerId, Snapshot};
 use super::moving::Bundle;
 use super::silent::{Exchange, Upgraded};
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, Host, HostId};
 use crate::engine::parked::Facts;
 use crate::engine::reactor::{Addr, Sock};
 use crate::engine::slab::Key;
@@ -21,6 +21,10 @@ pub struct Endpoint {
     pub host: Arc<Host>,
     /// Its cluster.
     pub cluster: Arc<Cluster>,
+    /// Whose connections are alike: the host's own number, or one for this host asked by `name`.
+    pub pool: HostId,
+    /// The name that requests brought and TLS asks for (`auto_sni`).
+    pub name: Option<Box<str>>,
 }
 
 /// What the kernel cannot be asked again about a parked connection.

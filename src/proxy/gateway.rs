@@ -129,6 +129,8 @@ pub struct Gateway {
     pub(super) pools: FxHashMap<HostId, Pool>,
     /// Endpoints that are in use, so that sessions with one host share what they say of it.
     pub(super) endpoints: FxHashMap<HostId, Weak<Endpoint>>,
+    /// The same for hosts that are asked for by names of requests (`auto_sni`).
+    pub(super) named: HashMap<(HostId, Box<str>), Weak<Endpoint>>,
     pub(super) balancers: FxHashMap<ClusterId, Balancer>,
     pub(super) listeners: Vec<Option<OpenListener>>,
     /// Listeners out of descriptors, and when they accept again, ms.
@@ -190,6 +192,7 @@ impl Gateway {
             due_streams: Vec::new(),
             pools: FxHashMap::default(),
             endpoints: FxHashMap::default(),
+            named: HashMap::new(),
             balancers: FxHashMap::default(),
             listeners: Vec::new(),
             resting: Vec::new(),

@@ -311,7 +311,7 @@ impl Gateway {
         let Some(slot) = core.oldest_idle() else {
             return false;
         };
-        let Some(mut record) = core.close_parked(slot, false) else {
+        let Some(mut record) = self.close_record(core, slot) else {
             return false;
         };
         debug_assert_eq!(record.kind, Kind::Idle);
@@ -342,7 +342,7 @@ impl Gateway {
             return;
         };
         let now = core.now();
-        let Ok(tls) = Self::accept_tls(&chain, now) else {
+        let Ok(tls) = Self::accept_tls(&chain, now, || found.addresses(core, sock)) else {
             self.shared.connections.fetch_sub(1, Ordering::Relaxed);
             core.reactor.close(sock, true);
             return;

@@ -52,7 +52,7 @@ impl Gateway {
             conn.dirty = false;
             conn.queued = false;
             if let Role::Up(up) = &conn.role {
-                self.leave_pool(up.endpoint.host.id);
+                self.leave_pool(up.endpoint.pool);
             }
             bundle.conns.push((key, conn));
         }
@@ -257,7 +257,8 @@ impl Gateway {
             Role::Detecting(_) | Role::Waking => {}
         }
         if let Some((endpoint, shape)) = joined {
-            let host = endpoint.host.id;
+            self.adopt_endpoint(&endpoint);
+            let host = endpoint.pool;
             let pool = self
                 .pools
                 .entry(host)

@@ -414,7 +414,7 @@ impl Gateway {
             cold: Self::pooled_cold(compact),
         };
         let shared = up.codec.shape() != Shape::PingPong;
-        let host = up.endpoint.host.id;
+        let host = up.endpoint.pool;
         self.fold_bytes(key);
         if !self.park_record(core, key, slot, record) {
             return;

@@ -469,8 +469,15 @@ impl Gateway {
             return;
         };
         let id = host.id;
+        let auto_sni = cluster.config.tls.as_ref();
+        let auto_sni = auto_sni.and_then(|tls| tls.auto_sni.as_ref());
+        let name = auto_sni.and_then(|auto| auto.name(stream.head.as_deref()?));
         // The counts of hosts and clusters are every worker's; the pool's endpoint is our own.
         let endpoint = match self.pools.get(&id) {
+            _ if name.is_some() => {
+                let (host, cluster) = (Arc::clone(host), Arc::clone(cluster));
+                self.named_endpoint(&host, &cluster, name.unwrap_or_default())
+            }
             Some(pool) if Arc::ptr_eq(&pool.endpoint.cluster, cluster) => {
                 Arc::clone(&pool.endpoint)
             }

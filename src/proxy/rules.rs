@@ -28,11 +28,14 @@ impl Gateway {
         let conn = self.conns.get_key(stream.client_key()?)?;
         let down = conn.down()?;
         let head = stream.head.as_mut()?;
-        let certificates = conn.tls.as_ref().and_then(|tls| {
-            let peer = tls.agreed().peer.as_deref()?;
-            let name = tls.agreed().server_name.as_deref();
-            let own_uris = down.chain.tls.as_ref()?.context.own_uris(name);
-            Some(Certificates { peer, own_uris })
+        let agreed = conn.tls.as_ref().map(|tls| tls.agreed());
+        let peer = agreed.and_then(|agreed| agreed.peer.as_deref());
+        let own = peer.and(down.chain.tls.as_ref());
+        let own = own.map(|tls| tls.context.get());
+        let certificates = peer.zip(own.as_deref()).map(|(peer, own)| {
+            let name = agreed.and_then(|agreed| agreed.server_name.as_deref());
+            let own_uris = own.own_uris(name);
+            Certificates { peer, own_uris }
         });
         let connection = Connection {
             peer: &down.remote,

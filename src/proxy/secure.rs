@@ -6,6 +6,7 @@
 //! of it. A connection without TLS pays one look at an empty pointer for each read and each flush.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::config::DownstreamTls;
@@ -18,10 +19,11 @@ use super::output::{Flushed, Output};
 use super::parking::Record;
 use crate::engine::arena::Arena;
 use crate::engine::chunk::{ByteQueue, ChunkPool};
-use crate::engine::reactor::{Reactor, Sock};
+use crate::engine::parked::flags;
+use crate::engine::reactor::{Addr, Reactor, Sock};
 use crate::engine::slab::Key;
-use crate::telemetry::stats::{Recorder, TlsStats};
-use crate::tls::{Agreed, SUITES, Session, TlsError};
+use crate::telemetry::stats::TlsStats;
+use crate::tls::{Agreed, Asked, Session, TlsError};
 
 /// Plaintext sealed before the socket is asked again; the most that is sealed and not taken.
 const BATCH: usize = 64 * 1024;
@@ -64,12 +66,21 @@ impl Secure {
     }
 
     /// The server's end of a new connection.
-    pub(super) fn server(tls: &DownstreamTls, now: u64) -> Result<Box<Self>, TlsError> {
+    pub(super) fn server(
+        tls: &DownstreamTls,
+        now: u64,
+        ends: impl FnOnce() -> [Option<IpAddr>; 2],
+    ) -> Result<Box<Self>, TlsError> {
         let deadline = match tls.handshake_timeout_ms {
             0 => u64::MAX,
             timeout => now + timeout,
         };
-        let session = Session::server(&tls.context)?;
+        let context = tls.context.get();
+        let logged = context.key_log().is_some_and(|log| {
+            let [local, remote] = ends();
+            log.wants(local, remote)
+        });
+        let session = Session::server(&context, logged)?;
         Ok(Self::new(session, deadline, tls.stats))
     }
 
@@ -183,35 +194,6 @@ fn write<R: Reactor>(reactor: &mut R, sock: Sock, slices: &[IoSlice<'_>]) -> io:
     }
 }
 
-/// Counts a handshake as Envoy does.
-fn count_handshake(stats: &Recorder, names: &TlsStats, agreed: &Agreed, server: bool) {
-    stats.inc(names.handshake);
-    if agreed.resumed {
-        stats.inc(names.session_reused);
-    }
-    if server && agreed.peer.is_none() {
-        stats.inc(names.no_certificate);
-    }
-    let suite = SUITES.iter().position(|(suite, ..)| *suite == agreed.suite);
-    if let Some(name) = suite.and_then(|at| names.ciphers.get(at)) {
-        stats.inc(*name);
-    }
-    stats.inc(match agreed.version_name() {
-        "TLSv1.2" => names.versions[0],
-        _ => names.versions[1],
-    });
-}
-
-fn count_error(stats: &Recorder, names: &TlsStats, error: TlsError) {
-    stats.inc(match error {
-        TlsError::NoCertificate => names.fail_verify_no_cert,
-        TlsError::Certificate => names.fail_verify_error,
-        TlsError::AltName => names.fail_verify_san,
-        TlsError::Hash => names.fail_verify_cert_hash,
-        TlsError::Protocol | TlsError::PeerAlert | TlsError::Exhausted => names.connection_error,
-    });
-}
-
 impl Gateway {
     /// Reads a TLS connection: gives plaintext, and takes care of all else itself.
     pub(super) fn read_secure<R: Reactor>(
@@ -232,6 +214,7 @@ impl Gateway {
         if tls.is_shaking() {
             let Some(left) = self.handshakes.checked_sub(1) else {
                 // The bytes stay in the socket until its turn comes.
+                self.stats.inc(self.worker_stats.tls_handshakes_deferred);
                 self.queue(key);
                 return Got::Nothing;
             };
@@ -339,7 +322,7 @@ impl Gateway {
             Role::Tunnel(end) => end.client,
             Role::Up(_) | Role::Detecting(_) | Role::Waking => false,
         };
-        count_handshake(&self.stats, &tls.stats, tls.agreed(), server);
+        tls.stats.shaken(&self.stats, tls.agreed(), server);
         match &conn.role {
             Role::Down(_) => self.rearm_client_timer(core, key),
             Role::Tunnel(end) if end.client => {
@@ -363,7 +346,7 @@ impl Gateway {
             return;
         };
         if let Some(tls) = &mut conn.tls {
-            count_error(&self.stats, &tls.stats, error);
+            tls.stats.broken(&self.stats, error);
             if !conn.blocked {
                 // The outcome does not matter any more.
                 let _ = tls.write_backlog(&mut core.reactor, conn.sock, &mut core.chunks);
@@ -388,8 +371,23 @@ impl Gateway {
             return false;
         };
         self.sealed.clear();
-        let name = tls.server_name(&endpoint.host);
-        let session = Session::client(&tls.context, name, &mut self.sealed);
+        let name = match &endpoint.name {
+            Some(name) => Some(&**name),
+            None => tls.server_name(&endpoint.host),
+        };
+        let context = tls.context.get();
+        let logged = context.key_log().is_some_and(|log| {
+            let sock = self.conn(key).map(|conn| conn.sock);
+            let local = sock.and_then(|sock| core.reactor.local_addr(sock).ok());
+            log.wants(local.as_ref().and_then(Addr::ip), endpoint.host.addr.ip())
+        });
+        let asked = Asked {
+            name,
+            by_request: endpoint.name.is_some(),
+            alpn: None,
+            logged,
+        };
+        let session = Session::client(&context, &asked, &mut self.sealed);
         let Some(conn) = self.conns.get_key_mut(key) else {
             return true;
         };
@@ -402,7 +400,7 @@ impl Gateway {
                 self.mark_dirty(key);
             }
             Err(error) => {
-                count_error(&self.stats, &tls.stats, error);
+                tls.stats.broken(&self.stats, error);
                 if matches!(conn.role, Role::Tunnel(_)) {
                     self.tunnel_connect_failed(core, key, false);
                 } else {
@@ -446,6 +444,42 @@ impl Gateway {
             let _ = write(&mut core.reactor, conn.sock, &[IoSlice::new(sealed)]);
         }
         tls.clear(&mut core.chunks);
+    }
+
+    /// Closes a parked connection in order: where it has TLS, its peers are told first.
+    pub(super) fn close_record<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        slot: Key,
+    ) -> Option<Record> {
+        let record = core.parked_mut(slot)?;
+        let (socks, bits) = (record.socks, record.flags);
+        if let Some(Cold::Tls(parked)) = record.cold.as_deref_mut() {
+            let closed = [flags::WRITE_CLOSED_A, flags::WRITE_CLOSED_B];
+            let mut ends = [(0, 0); 2];
+            self.sealed.clear();
+            for (end, session) in parked.sessions.iter_mut().enumerate() {
+                let from = self.sealed.len();
+                if let Some(tls) = session
+                    && bits & closed[end] == 0
+                {
+                    // What it takes to seal one record is made again, and goes with the session.
+                    tls.session.close(&mut self.sealed);
+                }
+                ends[end] = (from, self.sealed.len());
+            }
+            for (sock, (from, to)) in socks.into_iter().zip(ends) {
+                if from < to {
+                    // Nobody waits for the outcome.
+                    let _ = write(
+                        &mut core.reactor,
+                        sock,
+                        &[IoSlice::new(&self.sealed[from..to])],
+                    );
+                }
+            }
+        }
+        core.close_parked(slot, false)
     }
 
     /// The handshake of a client took too long.
@@ -495,9 +529,10 @@ impl Gateway {
     pub(super) fn accept_tls(
         chain: &super::config::FilterChain,
         now: u64,
+        ends: impl FnOnce() -> [Option<IpAddr>; 2],
     ) -> Result<Option<Box<Secure>>, TlsError> {
         match &chain.tls {
-            Some(tls) => Secure::server(tls, now).map(Some),
+            Some(tls) => Secure::server(tls, now, ends).map(Some),
             None => Ok(None),
         }
     }

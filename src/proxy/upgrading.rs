@@ -112,7 +112,7 @@ impl Gateway {
         };
         let Role::Up(up) = &mut conn.role else { return };
         let Some(listener) = listener else { return };
-        let host = up.endpoint.host.id;
+        let host = up.endpoint.pool;
         let end = End {
             peer: Some(client),
             client: false,

@@ -67,9 +67,51 @@ impl Gateway {
         let endpoint = Arc::new(Endpoint {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
+            pool: host.id,
+            name: None,
         });
         self.endpoints.insert(host.id, Arc::downgrade(&endpoint));
         endpoint
+    }
+
+    /// A host that is asked for by a name: its connections serve no request with another one.
+    pub(super) fn named_endpoint(
+        &mut self,
+        host: &Arc<Host>,
+        cluster: &Arc<Cluster>,
+        name: Box<str>,
+    ) -> Arc<Endpoint> {
+        let key = (host.id, name.clone());
+        let known = self.named.get(&key).and_then(Weak::upgrade);
+        let pool = match known {
+            Some(known) if Arc::ptr_eq(&known.cluster, cluster) => return known,
+            // As after a reload: the connections stay those of this pool.
+            Some(known) => known.pool,
+            None => HostId::another(),
+        };
+        // Names come from clients: what is left of those that nobody uses is swept out.
+        if self.named.len() == self.named.capacity() {
+            self.named.retain(|_, known| known.strong_count() > 0);
+        }
+        let endpoint = Arc::new(Endpoint {
+            host: Arc::clone(host),
+            cluster: Arc::clone(cluster),
+            pool,
+            name: Some(name),
+        });
+        self.named.insert(key, Arc::downgrade(&endpoint));
+        endpoint
+    }
+
+    /// A connection with this endpoint came from another worker.
+    pub(super) fn adopt_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
+        if let Some(name) = &endpoint.name {
+            let key = (endpoint.host.id, name.clone());
+            let known = self.named.get(&key);
+            if known.is_none_or(|known| known.strong_count() == 0) {
+                self.named.insert(key, Arc::downgrade(endpoint));
+            }
+        }
     }
 
     pub(super) fn is_connecting(&self, key: Key) -> bool {
@@ -102,6 +144,7 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
     ) {
         let (host, cluster) = (&endpoint.host, &endpoint.cluster);
+        let pool_id = endpoint.pool;
         let own = self
             .stream(stream)
             .and_then(|stream| stream.client_key())
@@ -114,14 +157,14 @@ impl Gateway {
         let leaves = self.stream(stream).is_some_and(Stream::leaves_http);
         if !raw
             && let Some(conn) = self
-                .with_room(host.id, own, leaves)
-                .or_else(|| self.take_idle(core, host.id, own))
+                .with_room(pool_id, own, leaves)
+                .or_else(|| self.take_idle(core, pool_id, own))
         {
             self.attach(core, conn, stream);
             return;
         }
         // Not before: a dead idle connection may have been the last of its pool.
-        match self.pools.entry(host.id) {
+        match self.pools.entry(pool_id) {
             Entry::Occupied(mut pool) => pool.get_mut().endpoint = Arc::clone(endpoint),
             Entry::Vacant(place) => {
                 place.insert(Pool::new(Arc::clone(endpoint)));
@@ -142,9 +185,9 @@ impl Gateway {
         self.stats.gauge(stats.upstream_rq_pending_active, 1);
         host.totals.pending();
         if let Some(stream) = self.stream_mut(stream) {
-            stream.waiting = Some(host.id);
+            stream.waiting = Some(pool_id);
         }
-        let Some(pool) = self.pools.get_mut(&host.id) else {
+        let Some(pool) = self.pools.get_mut(&pool_id) else {
             return;
         };
         let multiplexed = cluster.config.codec.is_some() && !raw;
@@ -158,7 +201,7 @@ impl Gateway {
         pool.pending.push_back((stream, permit));
         let each = if multiplexed { ASSUMED_STREAMS } else { 1 };
         if raw || own.is_some() && !opening || pool.connecting * each < pool.pending.len() {
-            self.connect(core, host.id, priority, own, raw);
+            self.connect(core, pool_id, priority, own, raw);
         }
     }
 
@@ -276,7 +319,7 @@ impl Gateway {
             if worn || up.draining || conn.closing != Closing::No || up.codec.room() == 0 {
                 return;
             }
-            let host = up.endpoint.host.id;
+            let host = up.endpoint.pool;
             let (only_for, raw) = (up.only_for, up.raw);
             let settled = up.codec.takes_upgrades().is_some();
             let idle = up.streams.is_empty();
@@ -380,7 +423,7 @@ impl Gateway {
                 .is_some_and(|cluster| {
                     // Most often it is the set the host was chosen from, which need not be searched.
                     Arc::ptr_eq(&cluster.hosts, &pool.endpoint.cluster.hosts)
-                        || cluster.hosts.has(host)
+                        || cluster.hosts.has(pool.endpoint.host.id)
                 })
         })
     }
@@ -418,7 +461,7 @@ impl Gateway {
         self.drop_upstream(core, key, reset);
         if !settled {
             // Whoever waited for what it would say waits in vain.
-            self.fail_pending(core, endpoint.host.id, UpstreamFailure::Terminated);
+            self.fail_pending(core, endpoint.pool, UpstreamFailure::Terminated);
         }
         for stream in streams.keys() {
             if let Some(found) = self.stream_mut(stream) {
@@ -474,7 +517,7 @@ impl Gateway {
             .totals
             .cx_active
             .fetch_sub(1, Ordering::Relaxed);
-        let host = endpoint.host.id;
+        let host = endpoint.pool;
         if let Some(pool) = self.pools.get_mut(&host) {
             pool.total = pool.total.saturating_sub(1);
             if pool.total == 0 && pool.pending.is_empty() {
@@ -518,7 +561,7 @@ impl Gateway {
     /// Closes a parked idle upstream.
     pub(super) fn close_parked_upstream<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) {
         let now = core.now();
-        let Some(record) = core.close_parked(slot, false) else {
+        let Some(record) = self.close_record(core, slot) else {
             return;
         };
         let Some(endpoint) = record.peer else { return };

@@ -92,7 +92,7 @@ impl Gateway {
         let priority = Self::record_priority(record.flags);
         let permit = Self::take_up_connection(&endpoint, priority);
         if codec.shape() != Shape::PingPong
-            && let Some(pool) = self.pools.get_mut(&endpoint.host.id)
+            && let Some(pool) = self.pools.get_mut(&endpoint.pool)
         {
             pool.shared.push(key);
             pool.idle.retain(|other| *other != slot);

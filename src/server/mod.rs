@@ -14,5 +14,6 @@ mod publish;
 mod reload;
 pub mod signals;
 pub mod version;
+mod watching;
 
 pub use process::run;

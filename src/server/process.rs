@@ -14,6 +14,7 @@ use super::listeners::Sockets;
 use super::log::Log;
 use super::publish::Published;
 use super::signals::{self, Signals};
+use super::watching::{Directories, Watches};
 use crate::admin::Admin;
 use crate::cluster::dns::Dns;
 use crate::cluster::health::Health;
@@ -67,6 +68,7 @@ pub(super) struct Process {
     pub(super) max_connections: u64,
     pub(super) published: Published,
     pub(super) dump: Dump,
+    pub(super) watches: Watches,
 }
 
 /// Reads the configuration that the options name.
@@ -239,7 +241,9 @@ fn serve(
         engine_stats,
         interner,
         cluster_ids,
+        watches: Watches::default(),
     };
+    process.watches.set(built.watches);
     let admin = built.admin;
     process
         .sockets
@@ -259,6 +263,9 @@ fn serve(
         .map_err(|error| error.to_string())?;
     control
         .add(Box::new(Dns::new()))
+        .map_err(|error| error.to_string())?;
+    control
+        .add(Box::new(Directories::default()))
         .map_err(|error| error.to_string())?;
     control
         .add(Box::new(Health::new()))

@@ -49,6 +49,7 @@ impl Process {
             .max_connections
             .unwrap_or(built.max_connections);
         self.node = built.node.json;
+        self.watches.set(built.watches);
         let dump = Dump::new(&parsed.bootstrap);
         self.published.listeners(&self.dump, &dump);
         self.dump = dump;

@@ -5,6 +5,7 @@
 //! sums the tables of all workers ([`Registry`](super::registry::Registry)).
 
 pub use super::recorder::Recorder;
+use crate::tls::{Agreed, SUITES, TlsError};
 
 /// A value that only goes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +99,10 @@ pub struct TlsStats {
     pub fail_verify_error: Counter,
     pub fail_verify_san: Counter,
     pub fail_verify_cert_hash: Counter,
+    /// Certificates, keys or authorities were read again and taken.
+    pub context_updated: Counter,
+    /// They were read again and are no good: those before stay.
+    pub context_update_rejected: Counter,
     /// In the order of [`SUITES`](crate::tls::SUITES).
     pub ciphers: [Counter; 9],
     /// TLS 1.2, TLS 1.3.
@@ -117,9 +122,41 @@ impl TlsStats {
             fail_verify_error: counter("fail_verify_error"),
             fail_verify_san: counter("fail_verify_san"),
             fail_verify_cert_hash: counter("fail_verify_cert_hash"),
-            ciphers: crate::tls::SUITES.map(|(_, name, _)| counter(&format!("ciphers.{name}"))),
+            context_updated: counter("context_updated"),
+            context_update_rejected: counter("context_update_rejected"),
+            ciphers: SUITES.map(|(_, name, _)| counter(&format!("ciphers.{name}"))),
             versions: ["TLSv1.2", "TLSv1.3"].map(|name| counter(&format!("versions.{name}"))),
         }
+    }
+
+    /// Counts a handshake that is over, as Envoy does.
+    pub fn shaken(&self, recorder: &Recorder, agreed: &Agreed, server: bool) {
+        recorder.inc(self.handshake);
+        if agreed.resumed {
+            recorder.inc(self.session_reused);
+        }
+        if server && agreed.peer.is_none() {
+            recorder.inc(self.no_certificate);
+        }
+        let suite = SUITES.iter().position(|(suite, ..)| *suite == agreed.suite);
+        if let Some(name) = suite.and_then(|at| self.ciphers.get(at)) {
+            recorder.inc(*name);
+        }
+        recorder.inc(match agreed.version_name() {
+            "TLSv1.2" => self.versions[0],
+            _ => self.versions[1],
+        });
+    }
+
+    /// Counts why a connection broke.
+    pub fn broken(&self, recorder: &Recorder, error: TlsError) {
+        recorder.inc(match error {
+            TlsError::NoCertificate => self.fail_verify_no_cert,
+            TlsError::Certificate => self.fail_verify_error,
+            TlsError::AltName => self.fail_verify_san,
+            TlsError::Hash => self.fail_verify_cert_hash,
+            TlsError::Protocol | TlsError::PeerAlert | TlsError::Exhausted => self.connection_error,
+        });
     }
 }
 
@@ -355,7 +392,7 @@ group! {
 group! {
     /// `moorgate.worker_<n>.*`: `load` is the share of the last window that it worked, per cent.
     WorkerStats {
-        counters: turns;
+        counters: turns tls_handshakes_deferred;
         gauges: load busy_clients;
         histograms:;
     }

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::identity::{Identity, Own, has_common_ground};
 use super::verify::{Validation, Verifier};
-use super::{Parameters, TlsError, shared_provider};
+use super::{Asked, KeyLog, Parameters, TlsError, shared_provider};
 
 /// An upstream context before it is built.
 #[derive(Debug)]
@@ -22,20 +22,26 @@ pub struct ClientPlan {
     pub alpn: Vec<Vec<u8>>,
     /// How the server's certificate is judged.
     pub validation: Validation,
-    /// Its certificate has to have the name we asked for (`auto_san_validation`).
+    /// Its certificate has to have the name we asked for, in place of `validation.alt_names`
+    /// (`auto_sni_san_validation`).
     pub match_server_name: bool,
+    /// The same where the name was a request's (`auto_san_validation`).
+    pub match_requested_name: bool,
     /// Name to ask for where a connection brings none.
     pub server_name: Option<String>,
     /// Sessions kept for resumption; 0 is none.
     pub max_sessions: usize,
-    /// A file for the session keys, for debugging.
-    pub key_log: Option<Arc<dyn rustls::KeyLog>>,
+    /// Secrets go to a file, for debugging.
+    pub key_log: Option<KeyLog>,
 }
 
 /// An upstream context, shared by all its connections.
 pub struct ClientContext {
     config: Arc<ClientConfig>,
+    /// For names that requests brought.
+    requested: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
+    key_log: Option<KeyLog>,
 }
 
 impl std::fmt::Debug for ClientContext {
@@ -55,44 +61,74 @@ impl ClientContext {
             return Err(TlsError::Protocol);
         }
         let algorithms = provider.signature_verification_algorithms;
-        let verifier = Verifier::new(plan.validation, algorithms, true, plan.match_server_name);
+        let validation = Arc::new(plan.validation);
+        let verifier = |by_name| Verifier::new(Arc::clone(&validation), algorithms, true, by_name);
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&plan.parameters.versions())
             .map_err(|error| TlsError::of(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(verifier(plan.match_server_name))
             .with_client_cert_resolver(Arc::new(Own(plan.identities)));
         config.alpn_protocols = plan.alpn;
         config.enable_secret_extraction = true;
-        config.resumption = match plan.max_sessions {
+        let sessions = || match plan.max_sessions {
             0 => Resumption::disabled(),
             most => Resumption::in_memory_sessions(most),
         };
-        if let Some(log) = plan.key_log {
-            config.key_log = log;
-        }
+        config.resumption = sessions();
         let server_name = match plan.server_name {
             Some(name) => Some(ServerName::try_from(name).map_err(|_| TlsError::Protocol)?),
             None => None,
         };
+        let config = Arc::new(config);
+        let mut requested = Arc::clone(&config);
+        if plan.match_requested_name && !plan.match_server_name {
+            let mut stricter = ClientConfig::clone(&config);
+            let verifier = verifier(true);
+            stricter.dangerous().set_certificate_verifier(verifier);
+            // What was not judged by a name is not resumed under one.
+            stricter.resumption = sessions();
+            requested = Arc::new(stricter);
+        }
         Ok(Self {
-            config: Arc::new(config),
+            config,
+            requested,
             server_name,
+            key_log: plan.key_log,
         })
+    }
+
+    /// Where secrets of connections go, if they do.
+    #[must_use]
+    pub fn key_log(&self) -> Option<&KeyLog> {
+        self.key_log.as_ref()
     }
 
     pub(super) fn connect(
         &self,
-        server_name: Option<&str>,
+        asked: &Asked<'_>,
     ) -> Result<UnbufferedClientConnection, TlsError> {
-        let name = match (server_name, &self.server_name) {
+        let name = match (asked.name, &self.server_name) {
             (Some(name), _) => ServerName::try_from(name.to_owned()).ok(),
             (None, name) => name.clone(),
         };
         // An address is not sent: without a name the extension is left out, as in Envoy.
         let name = name
             .unwrap_or_else(|| ServerName::IpAddress(IpAddr::from(Ipv4Addr::UNSPECIFIED).into()));
-        UnbufferedClientConnection::new(Arc::clone(&self.config), name)
+        let config = match asked.by_request {
+            true => &self.requested,
+            false => &self.config,
+        };
+        let alpn = asked.alpn.unwrap_or(&config.alpn_protocols).to_vec();
+        let config = match &self.key_log {
+            Some(log) if asked.logged => {
+                let mut config = ClientConfig::clone(config);
+                config.key_log = Arc::clone(&log.lines) as _;
+                Arc::new(config)
+            }
+            _ => Arc::clone(config),
+        };
+        UnbufferedClientConnection::new_with_alpn(config, name, alpn)
             .map_err(|error| TlsError::of(&error))
     }
 }

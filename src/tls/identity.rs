@@ -7,10 +7,11 @@ use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::ocsp::{self, StaplePolicy};
 use super::verify::dns_matches;
 use super::x509::{self, AltName};
 
@@ -33,6 +34,22 @@ pub struct Identity {
     uris: Vec<Box<str>>,
     /// As it was read, for the admin interface and a reload.
     expires: i64,
+    serial: Box<[u8]>,
+    must_staple: bool,
+    policy: StaplePolicy,
+    /// The same with an OCSP response, and until when that is good.
+    stapled: Option<(Arc<CertifiedKey>, i64)>,
+}
+
+/// Why a certificate cannot have this OCSP response, or cannot be without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unstapled {
+    /// It is none that can be read, or one that was not successful.
+    Malformed,
+    /// It is for another certificate.
+    Other,
+    /// The certificate, or the policy, asks for one.
+    Missing,
 }
 
 impl Identity {
@@ -57,6 +74,7 @@ impl Identity {
         });
         let uris = uris.collect();
         let expires = parts.validity.1;
+        let (serial, must_staple) = (parts.serial.into(), parts.must_staple);
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Unusable::Key)?;
         let key =
             rustls::crypto::ring::sign::any_supported_type(&key).map_err(|_| Unusable::Key)?;
@@ -70,6 +88,10 @@ impl Identity {
             names,
             uris,
             expires,
+            serial,
+            must_staple,
+            policy: StaplePolicy::default(),
+            stapled: None,
         })
     }
 
@@ -77,6 +99,57 @@ impl Identity {
     #[must_use]
     pub fn expires(&self) -> i64 {
         self.expires
+    }
+
+    /// Takes an OCSP response, or none, under this policy.
+    ///
+    /// # Errors
+    /// Why it is not to be used so.
+    pub fn staple(
+        mut self,
+        response: Option<Vec<u8>>,
+        policy: StaplePolicy,
+    ) -> Result<Self, Unstapled> {
+        self.policy = if self.must_staple {
+            StaplePolicy::Must
+        } else {
+            policy
+        };
+        let Some(response) = response else {
+            return match self.policy {
+                StaplePolicy::Must => Err(Unstapled::Missing),
+                _ => Ok(self),
+            };
+        };
+        let parsed = ocsp::parse(&response).ok_or(Unstapled::Malformed)?;
+        if *parsed.serial != *self.serial {
+            return Err(Unstapled::Other);
+        }
+        let until = parsed.next_update.unwrap_or(i64::MIN);
+        let mut stapled = CertifiedKey::clone(&self.certified);
+        stapled.ocsp = Some(response);
+        self.stapled = Some((Arc::new(stapled), until));
+        Ok(self)
+    }
+
+    /// The certificate as it may be shown now.
+    fn shown(&self) -> Option<&Arc<CertifiedKey>> {
+        let good = self.stapled.as_ref().filter(|(_, until)| {
+            let now = UnixTime::now().as_secs();
+            i64::try_from(now).is_ok_and(|now| now <= *until)
+        });
+        match (good, self.policy) {
+            (Some((stapled, _)), _) => Some(stapled),
+            (None, StaplePolicy::Must) => None,
+            (None, StaplePolicy::Strict) if self.stapled.is_some() => None,
+            (None, _) => Some(&self.certified),
+        }
+    }
+
+    /// Names it has, for what has to tell contexts apart.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names = self.names.iter().map(String::as_str);
+        names.chain(self.uris.iter().map(|uri| &**uri))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -89,15 +162,21 @@ impl Identity {
 }
 
 /// Chooses by the name the client asked for, then by what it can verify: an ECDSA certificate before an RSA
-/// one, and the first when nothing fits better, as in Envoy.
+/// one. Without a name the best for its abilities, with one that no certificate has the first, as in Envoy.
 #[derive(Debug)]
-pub(super) struct ByName(pub(super) Vec<Identity>);
+pub(super) struct ByName {
+    pub(super) list: Vec<Identity>,
+    /// Clients without a name get none.
+    pub(super) require_name: bool,
+    /// Look for the best also where the client gave a name.
+    pub(super) full_scan: bool,
+}
 
 impl ByName {
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Identity> {
         let fitting = |matches: &dyn Fn(&Identity) -> bool| {
             let candidates = || {
-                self.0
+                self.list
                     .iter()
                     .filter(|one| matches(one) && one.usable(schemes))
             };
@@ -105,15 +184,21 @@ impl ByName {
                 .find(|one| one.algorithm() == SignatureAlgorithm::ECDSA)
                 .or_else(|| candidates().next())
         };
+        if name.is_none() && self.require_name {
+            return None;
+        }
         by_name(name, fitting)
-            .or_else(|| fitting(&|_| true))
-            .or_else(|| self.0.first())
+            .or_else(|| {
+                let scan = name.is_none() || self.full_scan;
+                scan.then(|| fitting(&|_| true)).flatten()
+            })
+            .or_else(|| self.list.first())
     }
 
     /// URI names of the certificate for this name, whatever its key is.
     pub(super) fn uris(&self, name: Option<&str>) -> &[Box<str>] {
-        let first = |matches: &dyn Fn(&Identity) -> bool| self.0.iter().find(|one| matches(one));
-        let chosen = by_name(name, first).or_else(|| self.0.first());
+        let first = |matches: &dyn Fn(&Identity) -> bool| self.list.iter().find(|one| matches(one));
+        let chosen = by_name(name, first).or_else(|| self.list.first());
         chosen.map_or(&[], |one| &one.uris)
     }
 }
@@ -130,8 +215,8 @@ fn by_name<'a>(
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let chosen = self.choose(hello.server_name(), hello.signature_schemes());
-        chosen.map(|one| Arc::clone(&one.certified))
+        let chosen = self.choose(hello.server_name(), hello.signature_schemes())?;
+        chosen.shown().map(Arc::clone)
     }
 }
 

@@ -196,6 +196,8 @@ impl Half {
             return None;
         }
         let sequence = self.next()?;
+        #[cfg(test)]
+        seals::note(*self.key, self.iv, sequence);
         let nonce = self.nonce(sequence);
         let tls13 = self.tls13;
         if tls13 {
@@ -287,4 +289,49 @@ pub(super) fn record_len(bytes: &[u8]) -> Result<Option<usize>, Alert> {
         return Err(Alert::RecordOverflow);
     }
     Ok(Some(HEADER + len))
+}
+
+/// Remembers what was sealed with, so that a test can tell that nothing was twice.
+#[cfg(test)]
+pub(crate) mod seals {
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    type Seal = ([u8; 32], [u8; 12], u64);
+
+    thread_local! {
+        static SEEN: RefCell<Option<HashSet<Seal>>> = const { RefCell::new(None) };
+    }
+
+    /// As long as it lives every seal of this thread is remembered.
+    pub(crate) struct Watch;
+
+    impl Watch {
+        pub(crate) fn begin() -> Self {
+            SEEN.set(Some(HashSet::new()));
+            Self
+        }
+
+        /// Records that were sealed so far.
+        pub(crate) fn count(&self) -> usize {
+            SEEN.with_borrow(|seen| seen.as_ref().map_or(0, HashSet::len))
+        }
+    }
+
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            SEEN.set(None);
+        }
+    }
+
+    pub(super) fn note(key: [u8; 32], iv: [u8; 12], sequence: u64) {
+        SEEN.with_borrow_mut(|seen| {
+            if let Some(seen) = seen {
+                assert!(
+                    seen.insert((key, iv, sequence)),
+                    "record {sequence} sealed twice"
+                );
+            }
+        });
+    }
 }

@@ -7,7 +7,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig, ServerSessionMemoryCa
 use super::identity::{ByName, Identity, has_common_ground};
 use super::tickets::{self, LIFETIME_S, TicketKey, Tickets};
 use super::verify::{Validation, Verifier};
-use super::{Parameters, TlsError, shared_provider};
+use super::{KeyLog, Parameters, TlsError, shared_provider};
 
 /// Sessions of TLS 1.2 kept by number where clients take no tickets.
 const SESSIONS: usize = 1024;
@@ -33,14 +33,24 @@ pub struct ServerPlan {
     pub no_sessions: bool,
     /// How long a session may be resumed, s; `None` is two hours.
     pub lifetime_s: Option<u32>,
-    /// A file for the session keys, for debugging.
-    pub key_log: Option<Arc<dyn rustls::KeyLog>>,
+    /// Secrets go to a file, for debugging.
+    pub key_log: Option<KeyLog>,
+    /// Contexts with the same `ticket_keys` take each other's tickets when this is the same, too: it has to
+    /// tell apart who judges clients in another way.
+    pub scope: [u8; 32],
+    /// The client's order of cipher suites counts, not ours.
+    pub client_order: bool,
+    /// Clients have to name the server they want.
+    pub require_name: bool,
+    /// With a name that no certificate has, the best for the client's abilities is taken, not the first.
+    pub full_scan: bool,
 }
 
 /// A downstream context, shared by all its connections.
 pub struct ServerContext {
-    pub(super) config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
     identities: Arc<ByName>,
+    key_log: Option<KeyLog>,
 }
 
 impl std::fmt::Debug for ServerContext {
@@ -65,17 +75,22 @@ impl ServerContext {
             .map_err(|error| TlsError::of(&error))?;
         let builder = match plan.validation {
             Some(validation) => builder.with_client_cert_verifier(Verifier::new(
-                validation,
+                Arc::new(validation),
                 algorithms,
                 plan.require_certificate,
                 false,
             )),
             None => builder.with_no_client_auth(),
         };
-        let identities = Arc::new(ByName(plan.identities));
+        let identities = Arc::new(ByName {
+            list: plan.identities,
+            require_name: plan.require_name,
+            full_scan: plan.full_scan,
+        });
         let mut config = builder.with_cert_resolver(Arc::clone(&identities) as _);
         config.alpn_protocols = plan.alpn;
         config.enable_secret_extraction = true;
+        config.ignore_client_order = !plan.client_order;
         // One is enough for a client that keeps its connections.
         config.send_tls13_tickets = usize::from(!plan.no_tickets);
         if !plan.no_tickets {
@@ -86,6 +101,7 @@ impl ServerContext {
                 Arc::new(Tickets {
                     keys: plan.ticket_keys,
                     lifetime_s,
+                    scope: plan.scope,
                 })
             };
         }
@@ -94,13 +110,28 @@ impl ServerContext {
         } else {
             ServerSessionMemoryCache::new(SESSIONS)
         };
-        if let Some(log) = plan.key_log {
-            config.key_log = log;
-        }
         Ok(Self {
             config: Arc::new(config),
             identities,
+            key_log: plan.key_log,
         })
+    }
+
+    /// Where secrets of connections go, if they do.
+    #[must_use]
+    pub fn key_log(&self) -> Option<&KeyLog> {
+        self.key_log.as_ref()
+    }
+
+    pub(super) fn config(&self, logged: bool) -> Arc<ServerConfig> {
+        match &self.key_log {
+            Some(log) if logged => {
+                let mut config = ServerConfig::clone(&self.config);
+                config.key_log = Arc::clone(&log.lines) as _;
+                Arc::new(config)
+            }
+            _ => Arc::clone(&self.config),
+        }
     }
 
     /// URI names of our certificate for this name.

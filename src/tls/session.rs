@@ -73,6 +73,19 @@ pub struct Opened {
     pub error: Option<TlsError>,
 }
 
+/// What a client asks for, where that is not its context's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// Name of the server.
+    pub name: Option<&'a str>,
+    /// The name was brought by a request.
+    pub by_request: bool,
+    /// Protocols for ALPN.
+    pub alpn: Option<&'a [Vec<u8>]>,
+    /// Secrets go to the context's key log.
+    pub logged: bool,
+}
+
 enum Shaking {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
@@ -130,12 +143,12 @@ impl Session {
         }
     }
 
-    /// The server's end of a new connection.
+    /// The server's end of a new connection. `logged`: its secrets go to the context's key log.
     ///
     /// # Errors
     /// What `rustls` refuses; a context that was built does not lead to any.
-    pub fn server(context: &ServerContext) -> Result<Self, TlsError> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(&context.config))
+    pub fn server(context: &ServerContext, logged: bool) -> Result<Self, TlsError> {
+        let connection = UnbufferedServerConnection::new(context.config(logged))
             .map_err(|error| TlsError::of(&error))?;
         Ok(Self::new(Shaking::Server(connection)))
     }
@@ -146,10 +159,10 @@ impl Session {
     /// As [`server`](Self::server), and a host name that is none.
     pub fn client(
         context: &ClientContext,
-        server_name: Option<&str>,
+        asked: &Asked<'_>,
         wire: &mut Vec<u8>,
     ) -> Result<Self, TlsError> {
-        let connection = context.connect(server_name)?;
+        let connection = context.connect(asked)?;
         let mut session = Self::new(Shaking::Client(connection));
         let opened = session.open(&mut [], wire);
         opened.error.map_or(Ok(session), Err)

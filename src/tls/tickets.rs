@@ -15,6 +15,7 @@ use super::TlsError;
 /// Bytes of a key in the configuration: 16 of a name, 32 and 32 of secrets, as OpenSSL and Envoy have it.
 pub(crate) const KEY_BYTES: usize = 80;
 const NAME: usize = 16;
+const SCOPE: usize = 32;
 /// Envoy's `session_timeout` where it is not set: BoringSSL's two hours.
 pub(super) const LIFETIME_S: u32 = 7200;
 
@@ -55,9 +56,11 @@ pub(super) fn rotating(lifetime_s: u32) -> Result<TicketRotator, TlsError> {
 fn fresh() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
     let bytes = super::random::<KEY_BYTES>().map_err(|_| GetRandomFailed)?;
     let key = TicketKey::new(&Zeroizing::new(bytes)[..]).ok_or(GetRandomFailed)?;
+    // The key is this context's alone: nothing else has to be told apart.
     Ok(Box::new(Tickets {
         keys: vec![key],
         lifetime_s: LIFETIME_S,
+        scope: [0; SCOPE],
     }))
 }
 
@@ -65,6 +68,19 @@ fn fresh() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
 pub(super) struct Tickets {
     pub(super) keys: Vec<TicketKey>,
     pub(super) lifetime_s: u32,
+    /// Which contexts take each other's tickets. A client whose certificate was judged by one must not be
+    /// taken for judged by another that has the same keys.
+    pub(super) scope: [u8; SCOPE],
+}
+
+impl Tickets {
+    /// What is authenticated beside the session itself.
+    fn bound_to(&self, name: &[u8; NAME]) -> [u8; NAME + SCOPE] {
+        let mut bound = [0; NAME + SCOPE];
+        bound[..NAME].copy_from_slice(name);
+        bound[NAME..].copy_from_slice(&self.scope);
+        bound
+    }
 }
 
 impl ProducesTickets for Tickets {
@@ -87,7 +103,7 @@ impl ProducesTickets for Tickets {
         let sealed = &mut out[NAME + NONCE_LEN..];
         let tag = key
             .key
-            .seal_in_place_separate_tag(nonce, Aad::from(key.name), sealed)
+            .seal_in_place_separate_tag(nonce, Aad::from(self.bound_to(&key.name)), sealed)
             .ok()?;
         out.extend_from_slice(tag.as_ref());
         Some(out)
@@ -101,7 +117,7 @@ impl ProducesTickets for Tickets {
         let mut plain = sealed.to_vec();
         let len = key
             .key
-            .open_in_place(nonce, Aad::from(key.name), &mut plain)
+            .open_in_place(nonce, Aad::from(self.bound_to(&key.name)), &mut plain)
             .ok()?
             .len();
         plain.truncate(len);
@@ -121,16 +137,24 @@ mod tests {
         let before = Tickets {
             keys: vec![key(&old)],
             lifetime_s: 1,
+            scope: [1; SCOPE],
         };
         let after = Tickets {
             keys: vec![key(&new), key(&old)],
             lifetime_s: 1,
+            scope: [1; SCOPE],
         };
         let mut ticket = before.encrypt(b"session").expect("sealed");
         assert_eq!(after.decrypt(&ticket).as_deref(), Some(&b"session"[..]));
         assert_ne!(before.encrypt(b"session"), before.encrypt(b"session"));
         let newer = after.encrypt(b"session").expect("sealed");
         assert_eq!(before.decrypt(&newer), None);
+        let stricter = Tickets {
+            keys: vec![key(&old)],
+            lifetime_s: 1,
+            scope: [2; SCOPE],
+        };
+        assert_eq!(stricter.decrypt(&ticket), None);
         *ticket.last_mut().expect("a byte") ^= 1;
         assert_eq!(after.decrypt(&ticket), None);
         assert_eq!(after.decrypt(b"short"), None);

@@ -119,18 +119,19 @@ pub struct Validation {
 /// Judges peers for one context; both as server and as client.
 #[derive(Debug)]
 pub struct Verifier {
-    validation: Validation,
+    validation: Arc<Validation>,
     algorithms: WebPkiSupportedAlgorithms,
     /// Names of the anchors, as hints for clients.
     subjects: Vec<DistinguishedName>,
     required: bool,
-    /// The upstream's name has to be in its certificate (`auto_san_validation`).
+    /// The name that was asked for has to be in the certificate (`auto_san_validation`), whatever else was
+    /// to be.
     match_server_name: bool,
 }
 
 impl Verifier {
     pub(super) fn new(
-        validation: Validation,
+        validation: Arc<Validation>,
         algorithms: WebPkiSupportedAlgorithms,
         required: bool,
         match_server_name: bool,
@@ -168,7 +169,7 @@ impl Verifier {
             return Ok(());
         }
         let parts = x509::parts(end_entity).ok_or(CertificateError::BadEncoding)?;
-        if !context.alt_names.is_empty() {
+        if !context.alt_names.is_empty() && server_name.is_none() {
             let found = (parts.alt_names.iter()).any(|name| {
                 context
                     .alt_names

@@ -37,15 +37,17 @@ pub struct Parts<'a> {
     pub validity: (i64, i64),
     /// Subject alternative names.
     pub alt_names: Vec<AltName>,
+    /// It is not to be used without a good OCSP response (RFC 7633).
+    pub must_staple: bool,
 }
 
 /// A reader of one level of DER.
 #[derive(Clone, Copy)]
-struct Der<'a>(&'a [u8]);
+pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
     /// Tag, content, and the whole element.
-    fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
+    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
         let (tag, rest) = self.0.split_first()?;
         // Tags of more than one byte do not occur where we look.
         if tag & 0x1f == 0x1f {
@@ -69,14 +71,14 @@ impl<'a> Der<'a> {
         Some((*tag, content, whole))
     }
 
-    fn expect(&mut self, wanted: u8) -> Option<&'a [u8]> {
+    pub(super) fn expect(&mut self, wanted: u8) -> Option<&'a [u8]> {
         self.next()
             .filter(|(tag, ..)| *tag == wanted)
             .map(|(_, content, _)| content)
     }
 
     /// The next element when it has this tag; else nothing is taken.
-    fn optional(&mut self, wanted: u8) -> Option<&'a [u8]> {
+    pub(super) fn optional(&mut self, wanted: u8) -> Option<&'a [u8]> {
         let before = *self;
         let found = self.expect(wanted);
         if found.is_none() {
@@ -86,7 +88,7 @@ impl<'a> Der<'a> {
     }
 }
 
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
@@ -94,6 +96,9 @@ const OID: u8 = 0x06;
 const BOOLEAN: u8 = 0x01;
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+/// 1.3.6.1.5.5.7.1.24, and in it the number of the extension that is asked for: status_request.
+const TLS_FEATURE: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 1, 0x18];
+const STATUS_REQUEST: &[u8] = &[5];
 
 /// Takes a certificate apart.
 #[must_use]
@@ -114,6 +119,7 @@ pub fn parts(certificate: &[u8]) -> Option<Parts<'_>> {
     let _issuer_id = tbs.optional(0x81);
     let _subject_id = tbs.optional(0x82);
     let mut alt_names = Vec::new();
+    let mut must_staple = false;
     if let Some(extensions) = tbs.optional(0xa3) {
         let mut extensions = Der(Der(extensions).expect(SEQUENCE)?);
         while let Some(extension) = extensions.optional(SEQUENCE) {
@@ -121,6 +127,12 @@ pub fn parts(certificate: &[u8]) -> Option<Parts<'_>> {
             let id = extension.expect(OID)?;
             let _critical = extension.optional(BOOLEAN);
             let value = extension.expect(OCTETS)?;
+            if id == TLS_FEATURE {
+                let mut features = Der(Der(value).expect(SEQUENCE)?);
+                while let Some(feature) = features.optional(INTEGER) {
+                    must_staple |= feature == STATUS_REQUEST;
+                }
+            }
             if id == SUBJECT_ALT_NAME {
                 let mut names = Der(Der(value).expect(SEQUENCE)?);
                 while let Some((tag, content, _)) = names.next() {
@@ -136,6 +148,7 @@ pub fn parts(certificate: &[u8]) -> Option<Parts<'_>> {
         spki,
         validity,
         alt_names,
+        must_staple,
     })
 }
 
@@ -163,7 +176,7 @@ fn alt_name(tag: u8, content: &[u8]) -> Option<AltName> {
 }
 
 /// `UTCTime` or `GeneralizedTime` in the form of RFC 5280 section 4.1.2.5.
-fn time((tag, content, _): (u8, &[u8], &[u8])) -> Option<i64> {
+pub(super) fn time((tag, content, _): (u8, &[u8], &[u8])) -> Option<i64> {
     let digits = content.strip_suffix(b"Z")?;
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         std::str::from_utf8(digits.get(range)?).ok()?.parse().ok()

@@ -13,14 +13,16 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::probe::{Probe, Step};
+use super::secured::Secured;
 use super::verdict::{self, Outcome, Tally};
 use crate::cluster::dice::Dice;
 use crate::cluster::manager::{ClusterState, Manager};
-use crate::cluster::{Cluster, ClusterId, HealthCheck, HealthCheckKind, Host, HostId};
+use crate::cluster::{Cluster, ClusterId, HealthCheck, HealthCheckKind, Host, HostId, UpstreamTls};
 use crate::engine::reactor::Addr;
 use crate::engine::reactor::epoll::sockets;
 use crate::server::control::{Cx, Readiness, Source};
 use crate::telemetry::stats::{HealthCheckStats, Recorder};
+use crate::tls::TlsError;
 
 /// Bytes read from one connection in one turn; more waits for the next.
 const READ_BUDGET: usize = 64 * 1024;
@@ -58,7 +60,12 @@ struct Session {
 struct Connection {
     fd: OwnedFd,
     connected: bool,
+    /// Not to be kept for another check.
+    last: bool,
+    /// Between the socket and the probe, where the cluster has it. Made when the socket is connected.
+    tls: Option<Box<Secured>>,
     probe: Probe,
+    /// What the probe wants to send.
     out: Vec<u8>,
 }
 
@@ -245,7 +252,8 @@ impl Health {
             }
             Progress::Step(Step::Wait) => {}
             Progress::Step(Step::Done { outcome, keep }) => {
-                if !keep {
+                let last = session.connection.as_ref().is_some_and(|one| one.last);
+                if !keep || last {
                     session.disconnect(cx);
                 }
                 self.conclude(key, outcome, manager, cx);
@@ -261,6 +269,21 @@ impl Health {
                 }
             }
         }
+    }
+}
+
+impl Connection {
+    /// Sends what there is to send, as far as the socket takes it.
+    fn flush(&mut self) -> Result<(), Progress> {
+        let fd = self.fd.as_raw_fd();
+        let out = match &mut self.tls {
+            Some(tls) => {
+                tls.seal(&mut self.out).map_err(|_| Progress::Gone)?;
+                &mut tls.wire
+            }
+            None => &mut self.out,
+        };
+        flush(fd, out).map_err(|_| Progress::Gone)
     }
 }
 
@@ -289,6 +312,14 @@ impl Session {
                 cx.set_timer(key.into(), cx.now());
             }
         }
+        let tls = |cluster: &Cluster| cluster.config.tls.as_ref().map(Arc::as_ptr);
+        if tls(&self.cluster) != tls(cluster) {
+            // What its peer was judged by may be another.
+            match &mut self.connection {
+                Some(connection) if self.checking => connection.last = true,
+                _ => self.disconnect(cx),
+            }
+        }
         self.cluster = Arc::clone(cluster);
         self.host = Arc::clone(host);
         true
@@ -302,12 +333,12 @@ impl Session {
         if let Some(connection) = &mut self.connection {
             connection.out.clear();
             if connection.probe.begin(&self.check, &mut connection.out) {
-                return self.drive(cx);
+                return self.drive(recorder, cx);
             }
             self.disconnect(cx);
         }
         match self.connect(key, cx) {
-            Ok(()) => self.drive(cx),
+            Ok(()) => self.drive(recorder, cx),
             Err(_) => failed(),
         }
     }
@@ -323,6 +354,8 @@ impl Session {
         self.connection = Some(Connection {
             fd,
             connected: false,
+            last: false,
+            tls: None,
             probe,
             out,
         });
@@ -334,13 +367,16 @@ impl Session {
     }
 
     fn disconnect(&mut self, cx: &mut Cx<'_>) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            if let Some(tls) = &mut connection.tls {
+                tls.close(connection.fd.as_raw_fd());
+            }
             cx.deregister(&mut SourceFd(&connection.fd.as_raw_fd()));
         }
     }
 
     /// Connects, writes and reads as far as possible.
-    fn drive(&mut self, cx: &Cx<'_>) -> Progress {
+    fn drive(&mut self, recorder: &Recorder, cx: &Cx<'_>) -> Progress {
         let checking = self.checking;
         let Some(connection) = &mut self.connection else {
             return Progress::Wait;
@@ -354,18 +390,22 @@ impl Session {
                 return Progress::Wait;
             }
             connection.connected = true;
-            match connection.probe.connected(&self.check) {
-                Step::Wait => {}
-                step => return Progress::Step(step),
+            match &self.cluster.config.tls {
+                Some(tls) => match Secured::new(tls, &self.host, &self.check) {
+                    Ok(secured) => connection.tls = Some(Box::new(secured)),
+                    Err(error) => return broken(recorder, tls, error),
+                },
+                None => match connection.probe.connected(&self.check) {
+                    Step::Wait => {}
+                    step => return Progress::Step(step),
+                },
             }
         }
         let mut buffer = [0; 8 * 1024];
         let mut budget = READ_BUDGET;
         loop {
-            match flush(fd, &mut connection.out) {
-                Ok(()) => {}
-                Err(_) if checking => return failed(),
-                Err(_) => return Progress::Gone,
+            if let Err(progress) = connection.flush() {
+                return if checking { failed() } else { progress };
             }
             if budget == 0 {
                 return Progress::More;
@@ -378,19 +418,51 @@ impl Session {
                 Err(_) => return Progress::Gone,
             };
             budget = budget.saturating_sub(buffer.len());
-            if !checking {
+            let step = match (&mut connection.tls, &self.cluster.config.tls) {
+                (Some(tls), Some(config)) if length > 0 => {
+                    let opened = tls.open(&buffer[..length]);
+                    if opened.established {
+                        config.stats.shaken(recorder, tls.session.agreed(), false);
+                    }
+                    if let Some(error) = opened.error {
+                        let _ = flush(fd, &mut tls.wire);
+                        return broken(recorder, config, error);
+                    }
+                    if !checking && opened.plain == 0 && !opened.closed {
+                        // A ticket, or new keys.
+                        continue;
+                    }
+                    if !checking {
+                        return Progress::Gone;
+                    }
+                    let mut step = Step::Wait;
+                    if opened.established {
+                        step = connection.probe.connected(&self.check);
+                    }
+                    if step == Step::Wait && opened.plain > 0 {
+                        let plain = &tls.unread[..opened.plain];
+                        let out = &mut connection.out;
+                        step = connection.probe.received(&self.check, plain, cx.now(), out);
+                    }
+                    tls.unread.drain(..opened.consumed);
+                    if step == Step::Wait && opened.closed {
+                        step = connection.probe.closed(&self.check);
+                    }
+                    step
+                }
                 // Nobody asked: the end, or bytes that would be taken for the next answer.
-                return Progress::Gone;
-            }
-            if length == 0 {
-                return Progress::Step(connection.probe.closed(&self.check));
-            }
-            let step = connection.probe.received(
-                &self.check,
-                &buffer[..length],
-                cx.now(),
-                &mut connection.out,
-            );
+                _ if !checking => return Progress::Gone,
+                (Some(tls), _) if tls.session.is_shaking() => return failed(),
+                _ if length == 0 => {
+                    return Progress::Step(connection.probe.closed(&self.check));
+                }
+                _ => connection.probe.received(
+                    &self.check,
+                    &buffer[..length],
+                    cx.now(),
+                    &mut connection.out,
+                ),
+            };
             if step != Step::Wait {
                 return Progress::Step(step);
             }
@@ -426,8 +498,13 @@ fn failed() -> Progress {
     })
 }
 
+fn broken(recorder: &Recorder, tls: &UpstreamTls, error: TlsError) -> Progress {
+    tls.stats.broken(recorder, error);
+    failed()
+}
+
 /// Writes what the socket takes.
-fn flush(fd: i32, out: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn flush(fd: i32, out: &mut Vec<u8>) -> io::Result<()> {
     let mut written = 0;
     while written < out.len() {
         match sockets::write(fd, &[IoSlice::new(&out[written..])]) {
@@ -478,9 +555,10 @@ impl<S: ClusterState> Source<S> for Health {
         let Ok(key) = u32::try_from(key) else {
             return;
         };
+        let manager = state.clusters();
         if let Some(session) = self.sessions.get_mut(&key) {
-            let progress = session.drive(cx);
-            self.progress(key, progress, state.clusters(), cx);
+            let progress = session.drive(manager.recorder(), cx);
+            self.progress(key, progress, manager, cx);
         }
     }
 

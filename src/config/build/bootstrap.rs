@@ -1,5 +1,6 @@
 //! The bootstrap: static resources, admin, node, limits, DNS.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use moorgate_protos::envoy::config::bootstrap::v3::Bootstrap;
@@ -40,6 +41,7 @@ pub(super) fn build(
             &Dns::default(),
             root,
         )?,
+        watches: RefCell::default(),
     };
     let clusters = path.field("clusters");
     for (index, cluster) in resources.clusters.iter().enumerate() {
@@ -105,6 +107,7 @@ pub(super) fn build(
         admin,
         max_connections: max_connections(bootstrap, root)?,
         node: node(bootstrap.node.as_ref(), builder, root)?,
+        watches: context.watches.into_inner(),
     })
 }
 

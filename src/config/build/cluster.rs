@@ -24,12 +24,12 @@ use super::{Context, Outcome, health, present, time, tls, upstream};
 use crate::cluster::manager::Definition;
 use crate::cluster::{
     BalancerKind, ClusterConfig, CodecFactory, Discovery, DnsFamily, DnsName, DnsSource, Endpoint,
-    HealthTarget, Host, Thresholds, UpstreamTls,
+    HealthTarget, Host, Thresholds,
 };
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::SocketOptions;
 use crate::proxy::http2::Http2;
-use crate::telemetry::stats::{Http2Stats, TlsStats};
+use crate::telemetry::stats::Http2Stats;
 
 /// Priorities there can be: Envoy's limit.
 const MAX_PRIORITY: u32 = 128;
@@ -81,20 +81,14 @@ fn config(
     let protocol = upstream::build(cluster, path)?;
     let at = path.field("transport_socket");
     let spoken = protocol.http2.is_some().then_some("h2");
-    let tls = tls::upstream(cluster.transport_socket.as_ref(), spoken, &at)?;
-    if tls.is_some() && !cluster.health_checks.is_empty() {
-        return Err(path
-            .field("health_checks")
-            .error("are not supported by Moorgate together with TLS"));
-    }
-    let tls = tls.map(|(client, by_host_name)| {
-        let prefix = format!("cluster.{stat_name}.");
-        Arc::new(UpstreamTls {
-            context: client,
-            by_host_name,
-            stats: TlsStats::new(context.builder.names, &prefix),
-        })
-    });
+    let tls = tls::upstream(
+        cluster.transport_socket.as_ref(),
+        spoken,
+        protocol.auto_sni,
+        &format!("cluster.{stat_name}."),
+        context,
+        &at,
+    )?;
     let defaults = ClusterConfig::default();
     let codec = protocol.http2.map(|settings| {
         let prefix = format!("cluster.{stat_name}.http2.");

@@ -69,6 +69,12 @@ fn check(message: &Message, path: &FieldPath<'_>) -> Outcome<HealthCheck> {
             "healthy_edge_interval",
         )?,
         reuse_connection: message.reuse_connection.unwrap_or(true),
+        alpn: message
+            .tls_options
+            .iter()
+            .flat_map(|options| &options.alpn_protocols)
+            .map(|protocol| protocol.as_bytes().to_vec())
+            .collect(),
         kind: kind(message, path)?,
     })
 }

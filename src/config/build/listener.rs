@@ -19,11 +19,9 @@ use super::{
 };
 use crate::config::{FieldPath, packed_type, unpack};
 use crate::engine::reactor::{ListenOptions, SocketOptions};
-use crate::proxy::config::{
-    DownstreamTls, FilterChain, Listener, ListenerId, NetworkFilter, TcpProxy,
-};
+use crate::proxy::config::{FilterChain, Listener, ListenerId, NetworkFilter, TcpProxy};
 use crate::route::ClusterName;
-use crate::telemetry::stats::{ListenerStats, TcpStats, TlsStats};
+use crate::telemetry::stats::{ListenerStats, TcpStats};
 
 /// `per_connection_buffer_limit_bytes` where it is not set.
 const BUFFER_LIMIT: u32 = 1 << 20;
@@ -175,23 +173,18 @@ fn build_chain(
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<Arc<FilterChain>> {
-    let tls = tls::downstream(
-        message.transport_socket.as_ref(),
-        &path.field("transport_socket"),
-    )?;
     let timeout = time::or(
         message.transport_socket_connect_timeout.as_ref(),
         0,
         &path.field("transport_socket_connect_timeout"),
     )?;
-    let tls = tls.map(|context_of| {
-        let prefix = format!("listener.{stat_prefix}.");
-        Arc::new(DownstreamTls {
-            context: context_of,
-            handshake_timeout_ms: timeout,
-            stats: TlsStats::new(context.builder.names, &prefix),
-        })
-    });
+    let tls = tls::downstream(
+        message.transport_socket.as_ref(),
+        timeout,
+        &format!("listener.{stat_prefix}."),
+        context,
+        &path.field("transport_socket"),
+    )?;
     let filters = path.field("filters");
     let [filter] = message.filters.as_slice() else {
         return Err(filters.error("has to have one filter, and that ends the chain"));

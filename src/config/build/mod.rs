@@ -28,10 +28,12 @@ mod route;
 mod time;
 mod tls;
 mod upstream;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use moorgate_protos::envoy::config::bootstrap::v3::Bootstrap;
 
 pub use intern::Interner;
+pub use watch::{Checked, Watch};
 
 use super::error::{ConfigError, FieldPath};
 use crate::cluster::manager::{ClusterIds, Definition};
@@ -100,6 +103,8 @@ pub struct Built {
     pub max_connections: u64,
     /// Who we are.
     pub node: Node,
+    /// Files that are read again when something is moved into a directory.
+    pub watches: Vec<Watch>,
 }
 
 /// The admin interface.
@@ -151,6 +156,7 @@ struct Context<'a> {
     clusters: HashSet<&'a str>,
     /// How names are resolved where a cluster does not say otherwise.
     dns: Dns,
+    watches: RefCell<Vec<Watch>>,
 }
 
 impl Context<'_> {

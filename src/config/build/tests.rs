@@ -1,6 +1,7 @@
 //! Whole bootstraps, from text to what is served.
 
 mod listener;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

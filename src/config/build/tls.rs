@@ -3,26 +3,38 @@
 //! Certificates, keys and lists are read here, so that a configuration whose files are not there or do not
 //! fit each other is refused as a whole, and a reload takes up what is in the files by then.
 
-use moorgate_protos::Name;
-use moorgate_protos::envoy::config::core::v3::TransportSocket;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use moorgate_protos::{Message as _, Name};
+use moorgate_protos::envoy::config::core::v3::{CidrRange, TransportSocket};
 use moorgate_protos::envoy::config::core::v3::transport_socket::ConfigType;
 use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
-use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::SessionTicketKeysType;
+use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::{
+    OcspStaplePolicy, SessionTicketKeysType,
+};
 use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use moorgate_protos::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
-    TlsCertificate, TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext,
+    TlsCertificate, TlsKeyLog, TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext,
 };
 
-use super::{Outcome, data, headers, present, required, time};
+use super::watch::{self, Watch};
+use super::{Context, Outcome, address, data, headers, present, required, time};
+use crate::cluster::{AutoSni, UpstreamTls};
 use crate::config::{FieldPath, base64, packed_type, unpack};
+use crate::proxy::config::{DownstreamTls, Network};
+use crate::telemetry::stats::TlsStats;
 use crate::tls::client::ClientPlan;
-use crate::tls::identity::{Identity, Unusable};
+use crate::tls::identity::{Identity, Unstapled, Unusable};
+use crate::tls::ocsp::StaplePolicy;
 use crate::tls::server::ServerPlan;
 use crate::tls::verify::{AltNameKind, AltNameMatcher, Validation};
-use crate::tls::{ClientContext, GROUPS, Parameters, SUITES, ServerContext, TicketKey, trust};
+use crate::tls::{
+    ClientContext, GROUPS, KeyLog, Live, Parameters, SUITES, ServerContext, TicketKey, trust,
+};
 
 /// The message of a transport socket, when it is of this type; `None` for bytes as they are.
 fn context<M: moorgate_protos::Message + Name + Default>(
@@ -43,18 +55,56 @@ fn context<M: moorgate_protos::Message + Name + Default>(
     unpack(any, &path).map(Some)
 }
 
-/// TLS of a filter chain.
+/// TLS of a filter chain. Its counters are below `prefix`.
 pub(super) fn downstream(
     socket: Option<&TransportSocket>,
+    handshake_timeout_ms: u64,
+    prefix: &str,
+    around: &Context<'_>,
     path: &FieldPath<'_>,
-) -> Outcome<Option<ServerContext>> {
+) -> Outcome<Option<Arc<DownstreamTls>>> {
     let Some(message) = context::<DownstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
     let path = path.field("typed_config");
+    let common = message.common_tls_context.as_ref();
+    let sources = sources(common, &path)?;
+    let stats = TlsStats::new(around.builder.names, prefix);
+    let tls = Arc::new(DownstreamTls {
+        context: Live::new(server(&message, &path)?),
+        handshake_timeout_ms,
+        stats,
+    });
+    if let Some(sources) = sources {
+        fn live(tls: &DownstreamTls) -> &Live<ServerContext> {
+            &tls.context
+        }
+        let again = move |path: &FieldPath<'_>| server(&message, path);
+        let watch = Watch::new(sources, stats, &tls, live, &path, again);
+        around.watches.borrow_mut().push(watch);
+    }
+    Ok(Some(tls))
+}
+
+fn sources(
+    common: Option<&CommonTlsContext>,
+    path: &FieldPath<'_>,
+) -> Outcome<Option<watch::Sources>> {
+    match common {
+        Some(common) => watch::Sources::of(common, &path.field("common_tls_context")),
+        None => Ok(None),
+    }
+}
+
+fn server(message: &DownstreamTlsContext, path: &FieldPath<'_>) -> Outcome<ServerContext> {
     let at = path.field("common_tls_context");
     let common = present(message.common_tls_context.as_ref(), &at)?;
-    let identities = identities(common, &at)?;
+    let policy = match message.ocsp_staple_policy() {
+        OcspStaplePolicy::LenientStapling => StaplePolicy::Lenient,
+        OcspStaplePolicy::StrictStapling => StaplePolicy::Strict,
+        OcspStaplePolicy::MustStaple => StaplePolicy::Must,
+    };
+    let identities = identities(common, Some(policy), &at)?;
     if identities.is_empty() {
         return Err(at.field("tls_certificates").error("is required"));
     }
@@ -71,6 +121,7 @@ pub(super) fn downstream(
         Some(SessionTicketKeysType::DisableStatelessSessionResumption(off)) => (Vec::new(), *off),
         _ => (Vec::new(), false),
     };
+    let scope = scope(common, required, &identities, &at)?;
     let lifetime = time::optional(
         message.session_timeout.as_ref(),
         &path.field("session_timeout"),
@@ -86,25 +137,60 @@ pub(super) fn downstream(
         no_tickets,
         no_sessions: message.disable_stateful_session_resumption,
         lifetime_s: lifetime.map(|ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX)),
-        key_log: None,
+        key_log: key_log(common.key_log.as_ref(), &at.field("key_log"))?,
+        scope,
+        client_order: message.prefer_client_ciphers,
+        require_name: message.require_sni.unwrap_or(false),
+        full_scan: message.full_scan_certs_on_sni_mismatch.unwrap_or(false),
     };
-    let context = ServerContext::build(plan);
-    context
-        .map(Some)
+    ServerContext::build(plan)
         .map_err(|_| parameters.error("leaves nothing that could be agreed on"))
 }
 
-/// TLS towards the hosts of a cluster, and whether hosts are asked for by their own names. `spoken` is
-/// offered by ALPN where the configuration names no protocol.
+/// TLS towards the hosts of a cluster, its counters below `prefix`. `spoken` is offered by ALPN where the
+/// configuration names no protocol.
 pub(super) fn upstream(
     socket: Option<&TransportSocket>,
-    spoken: Option<&str>,
+    spoken: Option<&'static str>,
+    auto_sni: Option<AutoSni>,
+    prefix: &str,
+    around: &Context<'_>,
     path: &FieldPath<'_>,
-) -> Outcome<Option<(ClientContext, bool)>> {
+) -> Outcome<Option<Arc<UpstreamTls>>> {
     let Some(message) = context::<UpstreamTlsContext>(socket, path)? else {
         return Ok(None);
     };
     let path = path.field("typed_config");
+    let sources = sources(message.common_tls_context.as_ref(), &path)?;
+    let stats = TlsStats::new(around.builder.names, prefix);
+    let verify = auto_sni.as_ref().is_some_and(|auto| auto.verify);
+    let tls = Arc::new(UpstreamTls {
+        context: Live::new(client(&message, spoken, verify, &path)?),
+        auto_sni,
+        by_host_name: message.auto_host_sni,
+        alpn_is_implied: message
+            .common_tls_context
+            .as_ref()
+            .is_none_or(|common| common.alpn_protocols.is_empty()),
+        stats,
+    });
+    if let Some(sources) = sources {
+        fn live(tls: &UpstreamTls) -> &Live<ClientContext> {
+            &tls.context
+        }
+        let again = move |path: &FieldPath<'_>| client(&message, spoken, verify, path);
+        let watch = Watch::new(sources, stats, &tls, live, &path, again);
+        around.watches.borrow_mut().push(watch);
+    }
+    Ok(Some(tls))
+}
+
+fn client(
+    message: &UpstreamTlsContext,
+    spoken: Option<&str>,
+    match_requested_name: bool,
+    path: &FieldPath<'_>,
+) -> Outcome<ClientContext> {
     let at = path.field("common_tls_context");
     let nothing = CommonTlsContext::default();
     let common = message.common_tls_context.as_ref().unwrap_or(&nothing);
@@ -124,19 +210,26 @@ pub(super) fn upstream(
         // It takes the place of the list.
         validation.alt_names.clear();
     }
+    if match_requested_name && validation.anchors.is_none() {
+        return Err(at
+            .field("validation_context")
+            .field("trusted_ca")
+            .error("is required for auto_san_validation"));
+    }
     let parameters = at.field("tls_params");
     let plan = ClientPlan {
         parameters: self::parameters(common.tls_params.as_ref(), false, &parameters)?,
-        identities: identities(common, &at)?,
+        identities: identities(common, None, &at)?,
         alpn: match (alpn(common), spoken) {
             (none, Some(spoken)) if none.is_empty() => vec![spoken.as_bytes().to_vec()],
             (named, _) => named,
         },
         validation,
         match_server_name: message.auto_sni_san_validation,
+        match_requested_name,
         server_name: sni,
         max_sessions: message.max_session_keys.unwrap_or(1) as usize,
-        key_log: None,
+        key_log: key_log(common.key_log.as_ref(), &at.field("key_log"))?,
     };
     if plan.identities.len() > 1 {
         return Err(at
@@ -145,11 +238,65 @@ pub(super) fn upstream(
             .error("a cluster has one certificate"));
     }
     let name = path.field("sni");
-    let context = ClientContext::build(plan).map_err(|error| match message.sni.as_str() {
+    ClientContext::build(plan).map_err(|error| match message.sni.as_str() {
         "" => parameters.error("leaves nothing that could be agreed on"),
         sni => name.error(format!("'{sni}' is no host name, or: {error}")),
-    })?;
-    Ok(Some((context, message.auto_host_sni)))
+    })
+}
+
+/// What tells contexts apart that have the same keys for tickets: who is asked for a certificate and how it is
+/// judged, and who we are. A session that another context agreed to is not taken for one of ours.
+fn scope(
+    common: &CommonTlsContext,
+    required: bool,
+    identities: &[Identity],
+    path: &FieldPath<'_>,
+) -> Outcome<[u8; 32]> {
+    let mut parts = vec![vec![u8::from(required)]];
+    if let Some(ValidationContextType::ValidationContext(validation)) =
+        &common.validation_context_type
+    {
+        let path = path.field("validation_context");
+        parts.push(validation.encode_to_vec());
+        let files = [
+            (&validation.trusted_ca, "trusted_ca"),
+            (&validation.crl, "crl"),
+        ];
+        for (source, name) in files {
+            if let Some(source) = source {
+                parts.push(data::bytes(source, &path.field(name))?);
+            }
+        }
+    }
+    let names = identities.iter().flat_map(Identity::names);
+    parts.extend(names.map(|name| name.as_bytes().to_vec()));
+    Ok(crate::tls::fingerprint(parts.iter().map(Vec::as_slice)))
+}
+
+/// `key_log`: opens its file.
+fn key_log(message: Option<&TlsKeyLog>, path: &FieldPath<'_>) -> Outcome<Option<KeyLog>> {
+    let Some(message) = message else {
+        return Ok(None);
+    };
+    let networks = |list: &[CidrRange], name: &str| {
+        let path = path.field(name);
+        let list = list.iter().enumerate();
+        list.map(|(index, range)| address::network(range, &path.index(index)))
+            .collect::<Outcome<Vec<_>>>()
+    };
+    let local = networks(&message.local_address_range, "local_address_range")?;
+    let remote = networks(&message.remote_address_range, "remote_address_range")?;
+    let within = |list: &[Network], address: Option<IpAddr>| {
+        list.is_empty()
+            || address.is_some_and(|address| list.iter().any(|network| network.contains(address)))
+    };
+    let at = path.field("path");
+    let file = required(&message.path, &at)?;
+    KeyLog::open(file.as_ref(), move |ours, theirs| {
+        within(&local, ours) && within(&remote, theirs)
+    })
+    .map(Some)
+    .map_err(|error| at.error(format!("'{file}' cannot be opened: {error}")))
 }
 
 fn alpn(common: &CommonTlsContext) -> Vec<Vec<u8>> {
@@ -157,11 +304,33 @@ fn alpn(common: &CommonTlsContext) -> Vec<Vec<u8>> {
     protocols.map(|name| name.as_bytes().to_vec()).collect()
 }
 
-fn identities(common: &CommonTlsContext, path: &FieldPath<'_>) -> Outcome<Vec<Identity>> {
+/// `policy`: that of OCSP responses, which only servers staple.
+fn identities(
+    common: &CommonTlsContext,
+    policy: Option<StaplePolicy>,
+    path: &FieldPath<'_>,
+) -> Outcome<Vec<Identity>> {
     let path = path.field("tls_certificates");
     let certificates = common.tls_certificates.iter().enumerate();
     certificates
-        .map(|(index, certificate)| identity(certificate, &path.index(index)))
+        .map(|(index, certificate)| {
+            let path = path.index(index);
+            let identity = identity(certificate, &path)?;
+            let staple = certificate.ocsp_staple.as_ref();
+            let at = path.field("ocsp_staple");
+            let Some(policy) = policy else {
+                return match staple {
+                    None => Ok(identity),
+                    Some(_) => Err(at.error("is of no use to a client")),
+                };
+            };
+            let staple = staple.map(|source| data::bytes(source, &at)).transpose()?;
+            identity.staple(staple, policy).map_err(|why| match why {
+                Unstapled::Malformed => at.error("is no OCSP response for one certificate"),
+                Unstapled::Other => at.error("is for another certificate"),
+                Unstapled::Missing => at.error("is required for this certificate or policy"),
+            })
+        })
         .collect()
 }
 

@@ -6,12 +6,14 @@ use moorgate_protos::envoy::config::cluster::v3::Cluster;
 use moorgate_protos::envoy::config::core::v3::http1_protocol_options::HeaderKeyFormat;
 use moorgate_protos::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    UpstreamHttpProtocolOptions,
 };
 use moorgate_protos::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use moorgate_protos::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use moorgate_protos::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 
 use super::{Outcome, present, time};
+use crate::cluster::AutoSni;
 use crate::config::{FieldPath, unpack};
 
 /// What a cluster's HTTP options say.
@@ -22,6 +24,8 @@ pub(super) struct Protocol {
     pub(super) http1: http1::Settings,
     /// HTTP/2 is spoken instead.
     pub(super) http2: Option<http2::Settings>,
+    /// Names of requests are asked for in TLS.
+    pub(super) auto_sni: Option<AutoSni>,
 }
 
 /// The options of a cluster: the typed ones, or the older fields of the cluster itself.
@@ -50,6 +54,10 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
             cluster.max_requests_per_connection.is_some(),
             "max_requests_per_connection",
         ),
+        (
+            cluster.upstream_http_protocol_options.is_some(),
+            "upstream_http_protocol_options",
+        ),
     ];
     let Some(any) = cluster.typed_extension_protocol_options.get(&full_name) else {
         let mut protocol = settings(
@@ -67,6 +75,10 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
             }
             protocol.max_requests_per_connection = max;
         }
+        protocol.auto_sni = auto_sni(
+            cluster.upstream_http_protocol_options.as_ref(),
+            &path.field("upstream_http_protocol_options"),
+        )?;
         return Ok(protocol);
     };
     if let Some((_, name)) = old.iter().find(|(given, _)| *given) {
@@ -89,13 +101,51 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
             return Err(at1.error("is required: upstreams speak HTTP/1 or HTTP/2"));
         }
     };
-    settings(
+    let mut protocol = settings(
         options.common_http_protocol_options.as_ref(),
         &path.field("common_http_protocol_options"),
         http1,
         http2,
         &at.field("http2_protocol_options"),
-    )
+    )?;
+    protocol.auto_sni = auto_sni(
+        options.upstream_http_protocol_options.as_ref(),
+        &path.field("upstream_http_protocol_options"),
+    )?;
+    Ok(protocol)
+}
+
+fn auto_sni(
+    message: Option<&UpstreamHttpProtocolOptions>,
+    path: &FieldPath<'_>,
+) -> Outcome<Option<AutoSni>> {
+    let Some(message) = message else {
+        return Ok(None);
+    };
+    if message.auto_san_validation && !message.auto_sni {
+        return Err(path
+            .field("auto_san_validation")
+            .error("is supported by Moorgate together with auto_sni alone"));
+    }
+    if !message.override_auto_sni_header.is_empty() && !message.auto_sni {
+        return Err(path
+            .field("override_auto_sni_header")
+            .error("does nothing without auto_sni"));
+    }
+    let header = message.override_auto_sni_header.to_ascii_lowercase();
+    let header = match header.as_str() {
+        ":authority" | "host" => "",
+        other if other.starts_with(':') => {
+            return Err(path
+                .field("override_auto_sni_header")
+                .error("is no header that a request can bring"));
+        }
+        other => other,
+    };
+    Ok(message.auto_sni.then(|| AutoSni {
+        header: header.as_bytes().into(),
+        verify: message.auto_san_validation,
+    }))
 }
 
 fn settings(
@@ -135,6 +185,7 @@ fn settings(
             ..defaults
         },
         http2: http2.transpose()?,
+        auto_sni: None,
     })
 }
 

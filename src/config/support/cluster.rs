@@ -42,6 +42,7 @@ pub(super) static TABLES: &[Support] = &[
             ("max_requests_per_connection", Yes),
             ("common_http_protocol_options", As(&UPSTREAM_COMMON)),
             ("http_protocol_options", As(&UPSTREAM_HTTP1)),
+            ("upstream_http_protocol_options", Yes),
             ("http2_protocol_options", Yes),
             ("typed_extension_protocol_options", Types(PROTOCOL_OPTIONS)),
             ("protocol_selection", Values(&["USE_CONFIGURED_PROTOCOL"])),
@@ -212,9 +213,14 @@ pub(super) static TABLES: &[Support] = &[
             ("unhealthy_interval", Yes),
             ("unhealthy_edge_interval", Yes),
             ("healthy_edge_interval", Yes),
+            ("tls_options", Yes),
             ("always_log_health_check_failures", Off),
             ("always_log_health_check_success", Off),
         ],
+    },
+    Support {
+        message: "envoy.config.core.v3.HealthCheck.TlsOptions",
+        fields: &[("alpn_protocols", Yes)],
     },
     Support {
         message: "envoy.config.core.v3.HealthCheck.HttpHealthCheck",

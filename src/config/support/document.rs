@@ -16,6 +16,17 @@ checks with (`src/config/support`) by `MOORGATE_BLESS=1 cargo test --lib support
 - *no effect*: accepted, and changes nothing about which bytes go where.
 - *only off*, *only on*: may be said, with that value alone.
 
+`watched_directory` of certificates and validation contexts works where Envoy has it for SDS alone: whenever
+something is moved into the directory, all files of that TLS context are read again. New connections use them
+from then on; files that are no good are logged and counted (`ssl.context_updated`,
+`ssl.context_update_rejected`), and those before stay.
+
+TLS chooses suites in the order AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305 where `cipher_suites` does not
+say otherwise and `prefer_client_ciphers` is off. Envoy does so for TLS 1.2, and follows the client in TLS 1.3;
+groups of equal suites in brackets are an order like any other here. `require_sni` is honoured, which Envoy
+does not do. With `STRICT_STAPLING` and `MUST_STAPLE` a certificate without a good OCSP response is not shown to
+any client, also not to one that asked for none. `allow_renegotiation` stays off: there is none in rustls.
+
 Without a `socket_options` for TCP_CONGESTION, sockets on the loopback use reno: there is no path to pace
 for.
 ";

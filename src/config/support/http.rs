@@ -216,9 +216,18 @@ pub(super) static TABLES: &[Support] = &[
         fields: &[("scheme_to_overwrite", Yes), ("match_upstream", Off)],
     },
     Support {
+        message: "envoy.config.core.v3.UpstreamHttpProtocolOptions",
+        fields: &[
+            ("auto_sni", Yes),
+            ("auto_san_validation", Yes),
+            ("override_auto_sni_header", Yes),
+        ],
+    },
+    Support {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         fields: &[
             ("common_http_protocol_options", As(&UPSTREAM_COMMON)),
+            ("upstream_http_protocol_options", Yes),
             ("explicit_http_config", As(&EXPLICIT_UPSTREAM)),
         ],
     },

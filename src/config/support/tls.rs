@@ -30,12 +30,14 @@ pub(super) static TABLES: &[Support] = &[
         fields: &[
             ("common_tls_context", Yes),
             ("require_client_certificate", Yes),
-            ("require_sni", Off),
+            ("require_sni", Yes),
+            ("full_scan_certs_on_sni_mismatch", Yes),
+            ("prefer_client_ciphers", Yes),
             ("session_ticket_keys", Yes),
             ("disable_stateless_session_resumption", Yes),
             ("disable_stateful_session_resumption", Yes),
             ("session_timeout", Yes),
-            ("ocsp_staple_policy", Values(&["LENIENT_STAPLING"])),
+            ("ocsp_staple_policy", Yes),
         ],
     },
     Support {
@@ -56,6 +58,7 @@ pub(super) static TABLES: &[Support] = &[
             ("tls_certificates", Yes),
             ("validation_context", Yes),
             ("alpn_protocols", Yes),
+            ("key_log", Yes),
         ],
     },
     Support {
@@ -75,7 +78,24 @@ pub(super) static TABLES: &[Support] = &[
     },
     Support {
         message: "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
-        fields: &[("certificate_chain", Yes), ("private_key", Yes)],
+        fields: &[
+            ("certificate_chain", Yes),
+            ("private_key", Yes),
+            ("watched_directory", Yes),
+            ("ocsp_staple", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.extensions.transport_sockets.tls.v3.TlsKeyLog",
+        fields: &[
+            ("path", Yes),
+            ("local_address_range", Yes),
+            ("remote_address_range", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.config.core.v3.WatchedDirectory",
+        fields: &[("path", Yes)],
     },
     Support {
         message: "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys",
@@ -85,6 +105,7 @@ pub(super) static TABLES: &[Support] = &[
         message: "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
         fields: &[
             ("trusted_ca", Yes),
+            ("watched_directory", Yes),
             ("verify_certificate_spki", Yes),
             ("verify_certificate_hash", Yes),
             ("match_typed_subject_alt_names", Yes),

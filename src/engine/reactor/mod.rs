@@ -165,6 +165,17 @@ pub enum Addr {
     Unix(Arc<Path>),
 }
 
+impl Addr {
+    /// The IP address; a Unix socket has none.
+    #[must_use]
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Ip(addr) => Some(addr.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

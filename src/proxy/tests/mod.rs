@@ -10,6 +10,7 @@ mod peers;
 mod secure;
 mod sim;
 mod smoke;
+mod storm;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -10,15 +10,16 @@ use crate::engine::reactor::Addr;
 use crate::proxy::config::DownstreamTls;
 use crate::telemetry::stats::{Names, TlsStats};
 use crate::tls::tests::{Authority, client_plan, server_plan};
-use crate::tls::{ClientContext, ServerContext};
+use crate::tls::{ClientContext, Live, ServerContext};
 
 /// Listeners of the way in between have ports from this on.
-const FIRST_PORT: u16 = 700;
+pub(super) const FIRST_PORT: u16 = 700;
 /// Both need ports of their own.
-const NAMES: [(&str, &str); 3] = [
+const NAMES: [(&str, &str); 4] = [
     ("web", "web-behind"),
     ("tcp", "tcp-behind"),
     ("mux", "mux-behind"),
+    ("echo", "echo-behind"),
 ];
 
 struct Material {
@@ -39,26 +40,35 @@ fn material() -> &'static Material {
 pub(super) fn downstream(names: &dyn Names) -> Arc<DownstreamTls> {
     let plan = server_plan(&material().issued);
     Arc::new(DownstreamTls {
-        context: ServerContext::build(plan).expect("a server"),
+        context: Live::new(ServerContext::build(plan).expect("a server")),
         handshake_timeout_ms: 60_000,
         stats: TlsStats::new(names, "listener.secure."),
     })
 }
 
+/// What a client needs to trust the listeners that speak TLS here.
+pub(super) fn client_context() -> ClientContext {
+    ClientContext::build(client_plan(&material().authority)).expect("a client")
+}
+
 fn upstream(names: &dyn Names) -> Arc<UpstreamTls> {
     let plan = client_plan(&material().authority);
     Arc::new(UpstreamTls {
-        context: ClientContext::build(plan).expect("a client"),
+        context: Live::new(ClientContext::build(plan).expect("a client")),
         by_host_name: false,
+        auto_sni: None,
+        alpn_is_implied: false,
         stats: TlsStats::new(names, "cluster.secure."),
     })
 }
 
-/// Puts TLS between the gateway and its upstreams. Gives the addresses of the listeners in between.
+/// Puts TLS between the gateway and its upstreams, of which idle ones are closed after `idle_timeout_ms`.
+/// Gives the addresses of the listeners in between.
 pub(super) fn wrap(
     mut plan: Plan,
     names: &dyn Names,
     addr: &dyn Fn(u16) -> Addr,
+    idle_timeout_ms: u64,
 ) -> (Plan, Vec<Addr>) {
     let mut between = Vec::new();
     let tls = upstream(names);
@@ -78,7 +88,7 @@ pub(super) fn wrap(
         let config = ClusterConfig {
             tls: Some(Arc::clone(&tls)),
             // An idle one holds a client of the listener behind it: they go before a run is judged.
-            idle_timeout_ms: 20_000,
+            idle_timeout_ms,
             ..config
         };
         plan.clusters.push((name, config, vec![at.clone()]));

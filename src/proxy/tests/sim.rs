@@ -17,7 +17,7 @@ use std::thread;
 
 use moorgate_codecs::testmux::Role;
 
-use super::peers::{Actor, Listener, Net, World, client, gate, mux, server, tcp};
+use super::peers::{Actor, Listener, Net, World, client, gate, mux, server, stopper, tcp};
 use super::{Bed, HttpPlan, Plan, secure};
 use crate::cluster::ClusterConfig;
 use crate::engine::arena::Arena;
@@ -30,6 +30,7 @@ use crate::proxy::conn;
 use crate::proxy::drain::Drain;
 use crate::proxy::facts::Message;
 use crate::proxy::{Gateway, Tuning};
+use crate::tls::seals;
 
 /// Virtual time in which nothing at all moves between peers, after which they count as hanging, µs.
 const PATIENCE_US: u64 = 400_000_000;
@@ -185,7 +186,7 @@ fn published(bed: &mut Bed, draw: &Draw, waiting: &Arc<gate::Waiting>) -> Arc<Sn
     let mut plan = plan(draw, waiting, &addr);
     if draw.tls {
         let registry = Arc::clone(&bed.registry);
-        (plan, bed.secure) = secure::wrap(plan, &*registry, &addr);
+        (plan, bed.secure) = secure::wrap(plan, &*registry, &addr, 20_000);
     }
     bed.snapshot(plan)
 }
@@ -227,6 +228,17 @@ fn cast(
         });
     }
     actors
+}
+
+/// Clients that stop in the middle of a handshake or a record, at the listener in front of HTTP servers.
+fn stoppers(random: &mut Random, addr: &dyn Fn(u16) -> Addr) -> Vec<Box<dyn Actor>> {
+    let context = secure::client_context();
+    (0..random.below(4))
+        .map(|_| {
+            let at = addr(secure::FIRST_PORT);
+            Box::new(stopper::Stopper::new(at, &context, random)) as Box<dyn Actor>
+        })
+        .collect()
 }
 
 /// One run.
@@ -273,7 +285,10 @@ impl Run {
             let listener = sim.listen_peer(&addr(port));
             Listener::Sim(listener.expect("a free address"))
         };
-        let actors = cast(&draw, &mut random, BACKS.map(listen), &addr);
+        let mut actors = cast(&draw, &mut random, BACKS.map(listen), &addr);
+        if draw.tls {
+            actors.extend(stoppers(&mut random, &addr));
+        }
         Self {
             seed,
             draw,
@@ -490,7 +505,13 @@ fn run_seeds(first: u64, count: u64, over: Over) {
             if seed >= end {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| Run::with(seed, over).go())).is_err() {
+            let run = || {
+                // Both ends of every connection are this thread's.
+                let watch = (over == Over::Tls).then(seals::Watch::begin);
+                Run::with(seed, over).go();
+                drop(watch);
+            };
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
                 println!(
                     "seed {seed} failed; to run it alone:\n  \
                      MOORGATE_SEED={seed} cargo test --lib {name} -- --nocapture"

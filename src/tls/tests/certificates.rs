@@ -2,8 +2,8 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
-    DistinguishedName, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SanType, SerialNumber, date_time_ymd,
+    CustomExtension, DistinguishedName, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
@@ -44,6 +44,23 @@ impl Authority {
     pub(crate) fn issue(&self, names: &[&str], serial: u64) -> Issued {
         let key = KeyPair::generate().expect("a key");
         self.issue_for(names, serial, &key, (2020, 2120))
+    }
+
+    /// One that is not to be used without a good OCSP response.
+    pub(crate) fn issue_must_staple(&self, name: &str) -> Issued {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let oid = [1, 3, 6, 1, 5, 5, 7, 1, 24];
+        // SEQUENCE of the INTEGER 5, status_request.
+        let value = vec![0x30, 3, 2, 1, 5];
+        let extension = CustomExtension::from_oid_content(&oid, value);
+        params.custom_extensions.push(extension);
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        Issued {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+            der: certificate.der().to_vec(),
+        }
     }
 
     pub(crate) fn issue_for(

@@ -1,6 +1,7 @@
 //! Sessions against each other, without sockets.
 
 mod certificates;
+mod contexts;
 mod sessions;
 
 pub(crate) use certificates::{Authority, Issued};
@@ -9,7 +10,7 @@ use super::client::ClientPlan;
 use super::identity::Identity;
 use super::server::ServerPlan;
 use super::verify::Validation;
-use super::{ClientContext, Opened, Parameters, ServerContext, Session};
+use super::{Asked, ClientContext, Opened, Parameters, ServerContext, Session};
 
 pub(crate) fn parameters(tls12: bool, tls13: bool) -> Parameters {
     Parameters {
@@ -32,6 +33,10 @@ pub(crate) fn server_plan(issued: &Issued) -> ServerPlan {
         no_sessions: false,
         lifetime_s: None,
         key_log: None,
+        scope: [0; 32],
+        client_order: false,
+        require_name: false,
+        full_scan: false,
     }
 }
 
@@ -45,6 +50,7 @@ pub(crate) fn client_plan(authority: &Authority) -> ClientPlan {
             ..Validation::default()
         },
         match_server_name: true,
+        match_requested_name: false,
         server_name: Some("moorgate.test".to_owned()),
         max_sessions: 1,
         key_log: None,
@@ -97,10 +103,13 @@ pub(crate) struct Pair {
 impl Pair {
     pub(crate) fn new(client: &ClientContext, server: &ServerContext) -> Self {
         let mut wire = Vec::new();
-        let client = Session::client(client, None, &mut wire).expect("a client");
+        let client = Session::client(client, &Asked::default(), &mut wire).expect("a client");
         Self {
             client: End::new(client, wire),
-            server: End::new(Session::server(server).expect("a server"), Vec::new()),
+            server: End::new(
+                Session::server(server, false).expect("a server"),
+                Vec::new(),
+            ),
         }
     }
 

@@ -11,6 +11,9 @@ use crate::cluster::testing::{counted, definition, endpoint, manager_with};
 use crate::cluster::{ClusterConfig, Endpoint, Usable};
 use crate::server::control::{ControlLoop, State};
 use crate::telemetry::registry::Registry;
+use crate::telemetry::stats::TlsStats;
+use crate::tls::tests::{Authority, client_plan, server_plan};
+use crate::tls::{ClientContext, Live, ServerContext};
 
 struct Shared {
     manager: Manager,
@@ -139,8 +142,18 @@ impl Bench {
     }
 
     fn configure(&mut self, check: HealthCheck, endpoints: Vec<Endpoint>) {
+        self.configure_with(check, endpoints, None);
+    }
+
+    fn configure_with(
+        &mut self,
+        check: HealthCheck,
+        endpoints: Vec<Endpoint>,
+        tls: Option<Arc<UpstreamTls>>,
+    ) {
         let config = ClusterConfig {
             health_checks: vec![check],
+            tls,
             ..ClusterConfig::default()
         };
         self.control
@@ -256,6 +269,87 @@ fn silence_is_a_timeout() {
         bench.control.state.manager.is_warm(),
         "an outcome is an outcome"
     );
+}
+
+/// Opens TLS and answers each record with `answer`, until the client closes.
+fn serve_tls(context: &ServerContext, answer: &[u8], mut stream: TcpStream) {
+    let mut session = crate::tls::Session::server(context, false).unwrap();
+    let (mut unread, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(length) = stream.read(&mut buffer) {
+        unread.extend_from_slice(&buffer[..length]);
+        let mut wire = Vec::new();
+        let opened = session.open(&mut unread, &mut wire);
+        unread.drain(..opened.consumed);
+        if opened.plain > 0 {
+            let slices = std::iter::once(answer);
+            session.seal(0, slices, usize::MAX, &mut wire).unwrap();
+        }
+        if stream.write_all(&wire).is_err() || opened.closed || length == 0 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn hosts_are_checked_through_the_clusters_tls() {
+    let authority = Authority::new("root");
+    let context = server_plan(&authority.issue(&["moorgate.test"], 1));
+    let context = Arc::new(ServerContext::build(context).unwrap());
+    let answer = &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..];
+    let server = Server::new(move |stream| serve_tls(&context, answer, stream));
+    let stranger = Authority::new("another");
+    let tls = |bench: &Bench, authority: &Authority| {
+        let client = ClientContext::build(client_plan(authority)).unwrap();
+        Some(Arc::new(UpstreamTls {
+            context: Live::new(client),
+            by_host_name: false,
+            auto_sni: None,
+            alpn_is_implied: true,
+            stats: TlsStats::new(&*bench.registry, "cluster.a."),
+        }))
+    };
+    let connect = tcp_check(b"", &[]);
+    let bytes = tcp_check(b"?", &[b"200"]);
+    for (check, kept) in [(http_check(), true), (bytes, true), (connect, false)] {
+        let mut bench = Bench::new(http_check(), Vec::new());
+        let trusting = tls(&bench, &authority);
+        let before = server.connections.load(Ordering::Relaxed);
+        bench.configure_with(check.clone(), at(server.addr), trusting);
+        bench.until("healthy", |bench| bench.host().usable() == Usable::Healthy);
+        bench.until("three", |bench| bench.stat("health_check.success") >= 3);
+        let shaken = bench.stat("ssl.handshake");
+        assert_eq!(shaken == 1, kept, "{shaken}");
+        if kept {
+            assert_eq!(server.connections.load(Ordering::Relaxed), before + 1);
+        }
+        let distrusting = tls(&bench, &stranger);
+        bench.configure_with(check, at(server.addr), distrusting);
+        bench.until("failed", |bench| bench.host().usable() == Usable::Unhealthy);
+        assert!(bench.stat("ssl.fail_verify_error") >= 1);
+        assert!(bench.stat("health_check.network_failure") >= 1);
+    }
+}
+
+#[test]
+fn a_host_without_tls_fails_checks_through_it() {
+    let server = Server::new(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    let mut bench = Bench::new(http_check(), Vec::new());
+    let client = ClientContext::build(client_plan(&Authority::new("root"))).unwrap();
+    let tls = Arc::new(UpstreamTls {
+        context: Live::new(client),
+        by_host_name: false,
+        auto_sni: None,
+        alpn_is_implied: true,
+        stats: TlsStats::new(&*bench.registry, "cluster.a."),
+    });
+    bench.configure_with(http_check(), at(server.addr), Some(tls));
+    bench.until("failures", |bench| {
+        bench.stat("health_check.network_failure") >= 2
+    });
+    assert_eq!(bench.host().usable(), Usable::Unhealthy);
+    assert_eq!(bench.stat("ssl.handshake"), 0);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(super) mod mux;
 mod script;
 pub(super) mod server;
 mod speech;
+pub(super) mod stopper;
 pub(super) mod tcp;
 
 use std::cell::Cell;

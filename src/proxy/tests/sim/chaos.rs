@@ -12,8 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::peers::busy::{Echo, Progress, Streamer};
+use super::super::secure::{self, FIRST_PORT};
 use super::{Actor, Addr, BACKS, Bed, Draw, Listener, Net, Random, Tuning, World};
-use super::{cast, draw, number, plan};
+use super::{cast, draw, number, plan, stoppers};
 use crate::engine::arena::Arena;
 use crate::engine::reactor::clock::Clock;
 use crate::engine::reactor::epoll::Epoll;
@@ -22,14 +23,25 @@ use crate::proxy::facts::Message;
 /// Time in which nothing at all moves, after which the run counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 const WORKERS: usize = 4;
-const FRONTS: [u16; 6] = [80, 81, 82, 83, 84, 85];
+const FRONTS: [u16; 10] = [
+    80,
+    81,
+    82,
+    83,
+    84,
+    85,
+    FIRST_PORT,
+    FIRST_PORT + 1,
+    FIRST_PORT + 2,
+    FIRST_PORT + 3,
+];
 /// Bytes that each streaming tunnel carries and gets back.
 const STREAMED: u64 = 1 << 20;
 
 /// An address of the process's own: no client's port, as those are all of 127.0.0.1.
-fn front_addr(seed: u64, front: u16) -> Addr {
+fn front_addr(seed: u64, number: u16) -> Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    let port = 20_000 + (seed % 2000) as u16 * 10 + front % 10;
+    let port = 20_000 + (seed % 2000) as u16 * 10 + number;
     Addr::Ip(([127, 77, high, low], port).into())
 }
 
@@ -45,7 +57,7 @@ fn settled(what: &str, mut over: impl FnMut() -> Result<(), String>) {
     }
 }
 
-fn run(seed: u64) -> [i64; 3] {
+fn run(seed: u64, tls: bool) -> [i64; 3] {
     let before = descriptors();
     let mut random = Random::from_seed(seed);
     let (drawn, _) = draw(seed, &mut random);
@@ -66,8 +78,8 @@ fn run(seed: u64) -> [i64; 3] {
         ..drawn
     };
     let mut places: HashMap<u16, Addr> = HashMap::new();
-    for front in FRONTS {
-        places.insert(front, front_addr(seed, front));
+    for (number, front) in (0..).zip(FRONTS) {
+        places.insert(front, front_addr(seed, number));
     }
     let mut listen = |port| {
         let (listener, addr) = Listener::real().expect("a free port");
@@ -79,20 +91,32 @@ fn run(seed: u64) -> [i64; 3] {
     let addr = |port: u16| places[&port].clone();
     let mut actors = cast(&draw, &mut random, backs, &addr);
     actors.push(Box::new(Echo::new(echo)));
+    if tls {
+        actors.extend(stoppers(&mut random, &addr));
+    }
     let streams: [Rc<Progress>; 2] = Default::default();
     for (id, progress) in (1u64..).zip(&streams) {
         actors.push(Box::new(Streamer::new(addr(85), id, progress)));
     }
     let waiting = Arc::default();
     let mut bed = Bed::new(draw.memory);
+    let registry = Arc::clone(&bed.registry);
     let whole_plan = || {
         let mut plan = plan(&draw, &waiting, &addr);
         plan.clusters
             .push(("echo", Default::default(), vec![addr(9300)]));
         plan.tcp.push((addr(85), "echo", 3_600_000));
-        plan
+        match tls {
+            true => secure::wrap(plan, &*registry, &addr, 300),
+            false => (plan, Vec::new()),
+        }
     };
-    let snapshot = bed.snapshot(whole_plan());
+    let published = |bed: &mut Bed| {
+        let (plan, between) = whole_plan();
+        bed.secure = between;
+        bed.snapshot(plan)
+    };
+    let snapshot = published(&mut bed);
     let mut snapshots = vec![Arc::downgrade(&snapshot)];
     let clock = Clock::start();
     let epoll = |_| Epoll::new(clock).expect("epoll");
@@ -138,7 +162,7 @@ fn run(seed: u64) -> [i64; 3] {
         }
         if swaps > 0 && random.chance(2) {
             swaps -= 1;
-            let snapshot = bed.snapshot(whole_plan());
+            let snapshot = published(&mut bed);
             snapshots.push(Arc::downgrade(&snapshot));
             post(&|| Message::Snapshot(Arc::clone(&snapshot)));
         }
@@ -220,20 +244,33 @@ fn run(seed: u64) -> [i64; 3] {
     counters
 }
 
-#[test]
-fn chaos_conserves_every_byte() {
-    let seeds = number("MOORGATE_CHAOS_SEEDS").unwrap_or(20);
+fn runs(seeds: std::ops::Range<u64>, tls: bool) {
     let mut sums = [0; 3];
-    for seed in 0..seeds {
-        let counters = run(seed);
+    let count = seeds.end - seeds.start;
+    for seed in seeds.clone() {
+        let counters = run(seed, tls);
         for (sum, counter) in sums.iter_mut().zip(counters) {
             *sum += counter;
         }
-        if (seed + 1).is_multiple_of(10) {
-            println!("{} of {seeds} casts", seed + 1);
+        let done = seed + 1 - seeds.start;
+        if done.is_multiple_of(10) {
+            println!("{done} of {count} casts");
         }
     }
     let [steals, moves, wakes] = sums;
     println!("{steals} steals, {moves} moves, {wakes} wake-ups of thieves");
     assert!(steals > 0 && moves > 0 && wakes > 0);
+}
+
+#[test]
+fn chaos_conserves_every_byte() {
+    runs(0..number("MOORGATE_CHAOS_SEEDS").unwrap_or(20), false);
+}
+
+/// Upstreams are reached over TLS, by way of listeners of the same gateway. Other seeds: the two may run side
+/// by side, and a seed decides where it listens.
+#[test]
+fn chaos_conserves_every_byte_over_tls() {
+    let seeds = number("MOORGATE_CHAOS_SEEDS").unwrap_or(20).div_ceil(4);
+    runs(1000..1000 + seeds, true);
 }
