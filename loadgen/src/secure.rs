@@ -20,6 +20,8 @@ pub struct Secure {
     rest: Vec<u8>,
     /// Sealed, and not taken by the socket.
     wire: Vec<u8>,
+    /// Why it is broken.
+    error: Option<TlsError>,
 }
 
 /// What a read came to.
@@ -83,6 +85,7 @@ impl Secure {
             session,
             rest: Vec::new(),
             wire: Vec::new(),
+            error: None,
         })
     }
 
@@ -119,6 +122,12 @@ impl Secure {
     #[must_use]
     pub fn agreed(&self) -> &Agreed {
         self.session.agreed()
+    }
+
+    /// Why it is broken, where TLS knows.
+    #[must_use]
+    pub fn error(&self) -> Option<TlsError> {
+        self.error
     }
 
     /// Nothing is kept but the session, so that the connection may be parked.
@@ -161,6 +170,7 @@ impl Secure {
         self.rest.clear();
         self.rest.extend_from_slice(&input[opened.consumed..]);
         let flushed = self.flush(reactor, sock);
+        self.error = opened.error;
         if opened.error.is_some() || flushed.is_err() {
             return Input::Broken;
         }

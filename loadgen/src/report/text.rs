@@ -72,18 +72,18 @@ impl Report {
         )?;
         writeln!(out, "  connects   {}", count(self.connects))?;
         if let Some(tls) = &self.tls {
-            let protocol = match &tls.alpn[..] {
-                "" => String::new(),
-                alpn => format!(", {alpn}"),
-            };
-            writeln!(
-                out,
-                "  handshakes {} full, {} resumed: {} {}{protocol}",
-                count(tls.full),
-                count(tls.resumed),
-                tls.version,
-                tls.suite,
-            )?;
+            let (full, resumed) = (count(tls.full), count(tls.resumed));
+            write!(out, "  handshakes {full} full, {resumed} resumed")?;
+            if !tls.version.is_empty() {
+                write!(out, ": {} {}", tls.version, tls.suite)?;
+            }
+            if !tls.alpn.is_empty() {
+                write!(out, ", {}", tls.alpn)?;
+            }
+            if let Some(why) = &tls.refused {
+                write!(out, "; refused: {why}")?;
+            }
+            writeln!(out)?;
         }
         write!(out, "  errors     {}", count(self.errors.total()))?;
         for (kind, number) in self.errors.by_kind() {

@@ -1,6 +1,6 @@
 //! What one worker counts, and how workers add up.
 
-use moorgate::tls::{Agreed, suite_name};
+use moorgate::tls::{Agreed, TlsError, suite_name};
 use serde::Serialize;
 
 use crate::histogram::Latencies;
@@ -92,6 +92,8 @@ pub struct Handshakes {
     pub suite: &'static str,
     /// Protocol that was agreed on first.
     pub alpn: String,
+    /// Why the first failed that failed, where that is known.
+    pub refused: Option<String>,
 }
 
 impl Handshakes {
@@ -115,6 +117,9 @@ impl Handshakes {
         if !other.version.is_empty() {
             (self.version, self.suite) = (other.version, other.suite);
             self.alpn.clone_from(&other.alpn);
+        }
+        if self.refused.is_none() {
+            self.refused.clone_from(&other.refused);
         }
     }
 }
@@ -223,6 +228,12 @@ impl Tally {
     /// A connection speaks TLS.
     pub fn shook_hands(&mut self, agreed: &Agreed) {
         self.handshakes.count(agreed);
+    }
+
+    /// A handshake failed; why, where that is known.
+    pub fn shook_no_hands(&mut self, error: Option<TlsError>) {
+        let refused = &mut self.handshakes.refused;
+        *refused = refused.take().or_else(|| Some(error?.to_string()));
     }
 
     /// An exchange failed.

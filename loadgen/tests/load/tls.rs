@@ -79,6 +79,8 @@ fn who_is_not_trusted_or_speaks_no_tls_fails() {
     let line = format!("-n 3 -c 1 --cacert {authority}");
     let untrusted = report("untrusted", "run", &server.url("https"), &line);
     assert_eq!(number(&untrusted, "/errors/tls"), 3);
+    let why = untrusted["tls"]["refused"].as_str().unwrap();
+    assert!(why.contains("certificate"), "{why}");
     let authority = certificate.cert.0.display();
     let named = |name: &str| {
         let line = format!("-n 3 -c 1 --cacert {authority} --sni {name}");

@@ -45,16 +45,7 @@ impl App<Epoll> for Load {
                     self.receive(core, number, closed);
                 }
             }
-            Phase::Idle if closed => {
-                // Closed by the peer between two requests, as it may.
-                let proven = conn.proven;
-                self.close(core, number, false);
-                if proven {
-                    self.launch(core, number);
-                } else {
-                    self.schedule.retry(core.now(), number);
-                }
-            }
+            Phase::Idle if closed => self.left(core, number),
             // A WebSocket may be pinged at any time, and TLS has messages of its own; whatever else comes was
             // not asked for.
             Phase::Idle if readable && (self.exchange.opening.is_some() || conn.tls.is_some()) => {

@@ -420,6 +420,8 @@ impl Load {
                     outcome
                 }
                 Input::End if conn.phase == Phase::Shaking => Outcome::Failed(Failure::Tls),
+                // TLS says that it ends before the socket does.
+                Input::End if conn.phase == Phase::Idle => return self.left(core, number),
                 Input::End => self.reader.eof(&mut conn.progress),
                 Input::Blocked => return,
                 Input::Broken if conn.phase == Phase::Shaking => Outcome::Failed(Failure::Tls),
@@ -441,6 +443,17 @@ impl Load {
             }
         }
         self.unread.push(number);
+    }
+
+    /// The peer closed the connection between two requests, as it may.
+    fn left(&mut self, core: &mut Core<Epoll, NoFacts>, number: u32) {
+        let proven = self.conns[number as usize].proven;
+        self.close(core, number, false);
+        if proven {
+            self.launch(core, number);
+        } else {
+            self.schedule.retry(core.now(), number);
+        }
     }
 
     fn answered(
@@ -484,6 +497,9 @@ impl Load {
             Phase::Absent | Phase::Idle => {}
         }
         let again_at_once = conn.proven;
+        if let (Failure::Tls, Some(tls)) = (failure, &conn.tls) {
+            self.tally.shook_no_hands(tls.error());
+        }
         self.tally.failure(failure, now_us);
         self.close(core, number, true);
         if self.schedule.check(now_us) {

@@ -449,6 +449,9 @@ impl MuxLoad {
         self.out.bytes.clear();
         let conn = &mut self.conns[number as usize];
         let proven = conn.proven;
+        if let (Failure::Tls, Some(tls)) = (failure, &conn.tls) {
+            self.tally.shook_no_hands(tls.error());
+        }
         match (conn.phase, &mut conn.client) {
             (Phase::Absent, _) => return,
             (Phase::Open, Some(client)) => {
