@@ -219,7 +219,11 @@ impl Gateway {
                 .get_mut(&host)
                 .map(|pool| std::mem::take(&mut pool.idle));
             for slot in idle.unwrap_or_default() {
-                if core.parked(slot).is_some() {
+                if let Some(record) = core.parked(slot) {
+                    if record.cold.as_deref().is_some_and(Cold::is_mux) {
+                        // It has open streams: it is closed when they have ended.
+                        continue;
+                    }
                     self.close_parked_upstream(core, slot);
                 } else if let Some(number) = core.resident(slot)
                     && let Some(key) = self.conns.key(number)

@@ -31,6 +31,7 @@ impl Gateway {
             self.upstream_failed(core, stream_key, UpstreamFailure::Terminated);
             return;
         };
+        let raw = up.raw;
         up.idle = false;
         up.requests += 1;
         up.streams.insert(id, stream_key);
@@ -46,6 +47,9 @@ impl Gateway {
             .totals
             .rq_total
             .fetch_add(1, Ordering::Relaxed);
+        if let Some(stats) = endpoint.http2_stats(raw) {
+            self.stats.gauge(stats.streams_active, 1);
+        }
         let Some(stream) = self.stream_mut(stream_key) else {
             return;
         };
@@ -173,6 +177,7 @@ impl Gateway {
             return;
         };
         found.permit = None;
+        let raw = found.terminates();
         let Some(endpoint) = &self
             .streams
             .0
@@ -183,6 +188,9 @@ impl Gateway {
         };
         self.stats
             .gauge(endpoint.cluster.stats.upstream_rq_active, -1);
+        if let Some(stats) = endpoint.http2_stats(raw) {
+            self.stats.gauge(stats.streams_active, -1);
+        }
         endpoint
             .host
             .active_requests

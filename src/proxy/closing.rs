@@ -180,7 +180,6 @@ impl Gateway {
         stream: Key,
         reason: ResetReason,
     ) {
-        self.wake_client(core, stream);
         self.detach_upstream(core, stream, reason);
         let Some(found) = self.stream(stream) else {
             return;
@@ -203,7 +202,6 @@ impl Gateway {
 
     /// Both lanes of a stream are through.
     pub(super) fn finish_stream<R: Reactor>(&mut self, core: &mut Core<R>, stream: Key) {
-        self.wake_client(core, stream);
         let Some(found) = self.stream(stream) else {
             return;
         };
@@ -283,6 +281,11 @@ impl Gateway {
         let Some(mut stream) = self.streams.0.remove(key.index) else {
             return;
         };
+        if stream.http2
+            && let Some(stats) = stream.http.http2_stats()
+        {
+            self.stats.gauge(stats.streams_active, -1);
+        }
         if stream.tunnel {
             let stats = stream.http.stats;
             self.stats.gauge(stats.downstream_cx_upgrades_active, -1);

@@ -137,7 +137,7 @@ impl Gateway {
         at: usize,
         limit: usize,
     ) {
-        let client = self.client_of(core, key);
+        let client = self.client_of(key);
         let room = client.map_or(limit, |client| self.output_limit(core, client));
         if let Some(stream) = self.stream_mut(key) {
             stream.response_head = Some(head);

@@ -16,7 +16,7 @@ use super::config::{ChainId, FilterChain, Listener, Snapshot};
 use super::conn::Conn;
 use super::facts::{Endpoint, ProxyFacts};
 use super::listen::OpenListener;
-use super::stream::{Client, Stream, Streams};
+use super::stream::{Stream, Streams};
 use super::upstream::Pool;
 use crate::cluster::balance::Balancer;
 use crate::cluster::{ClusterId, HostId};
@@ -124,6 +124,8 @@ pub struct Gateway {
     pub(super) tuning: Tuning,
     pub(super) conns: PagedSlab<Conn>,
     pub(super) streams: Streams,
+    /// Streams whose clients are parked.
+    pub(super) packed: super::resting::Resting,
     pub(super) stream_wheel: Wheel,
     pub(super) due_streams: Vec<u32>,
     pub(super) pools: FxHashMap<HostId, Pool>,
@@ -188,6 +190,7 @@ impl Gateway {
             tuning: parts.tuning,
             conns: PagedSlab::new(),
             streams: Streams::default(),
+            packed: super::resting::Resting::default(),
             stream_wheel: Wheel::new(now_ms),
             due_streams: Vec::new(),
             pools: FxHashMap::default(),
@@ -323,24 +326,9 @@ impl Gateway {
         }
     }
 
-    /// The client's connection of a stream, made resident when it is parked.
-    pub(super) fn client_of<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) -> Option<Key> {
-        match self.stream(key)?.client {
-            Client::Resident(conn) => Some(conn),
-            Client::Parked(slot) => self.unpark_mux(core, slot),
-            Client::Gone => None,
-        }
-    }
-
-    /// Makes the parked client of a stream resident: something is to be sent to it, or taken from it.
-    pub(super) fn wake_client<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
-        if let Some(Stream {
-            client: Client::Parked(slot),
-            ..
-        }) = self.stream(key)
-        {
-            self.unpark_mux(core, *slot);
-        }
+    /// The client's connection of a stream.
+    pub(super) fn client_of(&self, key: Key) -> Option<Key> {
+        self.stream(key)?.client_key()
     }
 
     /// Number for `%CONNECTION_ID%` and streams.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use moorgate_codecs::http2::{Connection, Role, Settings};
 use moorgate_codecs::{Codec, Shape};
 
+use super::config::Http;
 use super::conn::{Conn, Role as ConnRole};
+use super::facts::Endpoint;
 use super::gateway::{Core, Gateway};
 use crate::cluster::CodecFactory;
 use crate::engine::arena::Span;
@@ -63,14 +65,25 @@ fn counter(stats: &Http2Stats, name: &str) -> Option<Counter> {
     })
 }
 
+impl Http {
+    /// Counters of its clients that speak HTTP/2.
+    pub(super) fn http2_stats(&self) -> Option<&Http2Stats> {
+        self.codec.as_ref().or(self.http2.as_ref())?.http2()
+    }
+}
+
+impl Endpoint {
+    /// Counters of a stream towards it, if HTTP/2 is spoken for that.
+    pub(super) fn http2_stats(&self, raw: bool) -> Option<&Http2Stats> {
+        let codec = self.cluster.config.codec.as_ref().filter(|_| !raw);
+        codec?.http2()
+    }
+}
+
 impl Gateway {
     fn http2_stats(&self, key: Key) -> Option<&Http2Stats> {
         match &self.conn(key)?.role {
-            ConnRole::Down(down) => {
-                let http = &down.http;
-                let factory = http.codec.as_ref().or(http.http2.as_ref())?;
-                factory.http2()
-            }
+            ConnRole::Down(down) => down.http.http2_stats(),
             ConnRole::Up(up) => up.endpoint.cluster.config.codec.as_ref()?.http2(),
             ConnRole::Tunnel(_) | ConnRole::Detecting(_) | ConnRole::Waking => None,
         }
@@ -88,6 +101,17 @@ impl Gateway {
         }
         notes.clear();
         self.events.notes = notes;
+    }
+
+    /// A client opened a stream.
+    pub(super) fn note_http2_stream(&mut self, key: Key) {
+        let Some(stream) = self.streams.0.get_key_mut(key) else {
+            return;
+        };
+        if let Some(stats) = stream.http.http2_stats() {
+            self.stats.gauge(stats.streams_active, 1);
+            stream.http2 = true;
+        }
     }
 
     /// Counts the breach of protocol that ended a connection.

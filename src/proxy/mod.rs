@@ -31,6 +31,7 @@ mod pressure;
 mod reply;
 mod requests;
 mod responses;
+mod resting;
 mod retries;
 mod rules;
 mod secure;

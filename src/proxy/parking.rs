@@ -11,7 +11,7 @@ use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint, ParkedMux, ProxyFacts};
 use super::gateway::{Core, Gateway};
 use super::silent::{Exchange, Upgraded};
-use super::stream::Client;
+use super::stream::{Client, Stream};
 use super::tunnel::{self, Origin};
 use crate::cluster::breaker::{Permit, Priority, Resource};
 use crate::engine::chunk::ByteQueue;
@@ -85,6 +85,7 @@ impl Gateway {
             core.trim();
             self.conns.trim();
             self.streams.0.trim();
+            self.packed.trim();
             self.events.shrink();
             self.out.bytes = Vec::new();
             self.sealed = Vec::new();
@@ -122,6 +123,17 @@ impl Gateway {
             }
             Role::Down(_) => self.park_mux(core, key),
             Role::Up(up) if up.idle && up.streams.is_empty() => self.park_pooled(core, key),
+            Role::Up(up)
+                if !up.streams.is_empty()
+                    && !up.draining
+                    && !up.raw
+                    && up.only_for.is_none()
+                    && !conn.read_closed
+                    && !conn.fin_after_flush
+                    && Self::all_rest(conn) =>
+            {
+                self.park_pooled(core, key);
+            }
             Role::Up(_) => {}
             Role::Tunnel(end) if end.client => self.park_tunnel(core, key),
             Role::Tunnel(_) | Role::Detecting(_) | Role::Waking => {}
@@ -352,11 +364,9 @@ impl Gateway {
         };
         let http = &down.http;
         let draining = if down.draining { flags::DRAINING } else { 0 };
-        let streams = down.streams.entries().to_vec();
-        let cold = Cold::Mux(Box::new(ParkedMux {
-            codec: compact,
-            streams,
-        }));
+        let awake = down.streams.entries().to_vec();
+        let due = awake.iter().filter_map(|(_, stream)| self.stream(*stream));
+        let due = due.map(Stream::deadline).min();
         let slot = conn.slot;
         let record = Record {
             socks: [conn.sock, NO_SOCK],
@@ -366,21 +376,47 @@ impl Gateway {
             deadline: Self::earliest(&[
                 (conn.opened_ms, http.max_connection_duration_ms),
                 (0, down.codec.next_deadline().unwrap_or(0)),
+                (0, due.filter(|due| *due != u64::MAX).unwrap_or(0)),
             ]),
             requests: down.requests,
             kind: Kind::Mux,
             flags: Self::closed_bits(conn, None) | draining,
             peer: None,
-            cold: Cold::join(down.ends.clone(), Some(Box::new(cold))),
+            cold: None,
         };
-        let streams = down.streams.keys();
+        let ends = down.ends.clone();
+        let mut upstreams = Vec::new();
+        let mut streams = Vec::with_capacity(awake.len());
+        for (id, stream) in awake {
+            if let Some((upstream, _)) = self.stream(stream).and_then(|stream| stream.upstream)
+                && !upstreams.contains(&upstream)
+            {
+                upstreams.push(upstream);
+            }
+            streams.extend(self.lay_to_rest(stream, slot).map(|rest| (id, rest)));
+        }
+        let cold = Cold::Mux(Box::new(ParkedMux {
+            codec: compact,
+            streams: streams.clone(),
+        }));
+        let record = Record {
+            cold: Cold::join(ends, Some(Box::new(cold))),
+            ..record
+        };
         self.fold_bytes(key);
         if self.park_record(core, key, slot, record) {
             self.conns.remove(key.index);
-            for stream in streams {
-                if let Some(stream) = self.stream_mut(stream) {
-                    stream.client = Client::Parked(slot);
-                }
+            // They may have waited for nothing but this.
+            for upstream in upstreams {
+                self.park_if_quiet(core, upstream);
+            }
+            return;
+        }
+        for (id, rest) in streams {
+            if let Some(stream) = self.raise(core, rest, Client::Resident(key))
+                && let Some(down) = self.conn_mut(key).and_then(Conn::down_mut)
+            {
+                down.streams.insert(id, stream);
             }
         }
     }
@@ -397,13 +433,25 @@ impl Gateway {
             .as_ref()
             .is_some_and(|permit| permit.priority() == Priority::High);
         let slot = conn.slot;
+        let streams = up.streams.entries().to_vec();
+        let (idle_ms, room) = match streams.len() {
+            0 => (config.idle_timeout_ms, true),
+            _ => (0, up.codec.room() > 0),
+        };
+        let cold = if streams.is_empty() {
+            Self::pooled_cold(compact)
+        } else {
+            let codec = compact;
+            let streams = streams.clone();
+            Some(Box::new(Cold::Mux(Box::new(ParkedMux { codec, streams }))))
+        };
         let record = Record {
             socks: [conn.sock, NO_SOCK],
             owner: up.endpoint.host.id.0,
             chain: 0,
             opened: Deci::from_ms(conn.opened_ms),
             deadline: Self::earliest(&[
-                (conn.active_ms, config.idle_timeout_ms),
+                (conn.active_ms, idle_ms),
                 (conn.opened_ms, config.max_connection_duration_ms),
                 (0, up.codec.next_deadline().unwrap_or(0)),
             ]),
@@ -411,7 +459,7 @@ impl Gateway {
             kind: Kind::Pooled,
             flags: Self::closed_bits(conn, None) | if high { HIGH_PRIORITY } else { 0 },
             peer: Some(Arc::clone(&up.endpoint)),
-            cold: Self::pooled_cold(compact),
+            cold,
         };
         let shared = up.codec.shape() != Shape::PingPong;
         let host = up.endpoint.pool;
@@ -422,8 +470,11 @@ impl Gateway {
         if shared && let Some(pool) = self.pools.get_mut(&host) {
             // As long as it is parked it is one of those that are idle.
             pool.shared.retain(|other| *other != key);
-            pool.idle.push(slot);
+            if room {
+                pool.idle.push(slot);
+            }
         }
+        self.upstream_rests(&streams, slot);
         if let Some(mut conn) = self.conns.remove(key.index)
             && let Role::Up(up) = &mut conn.role
             && let Some(permit) = up.permit.take()

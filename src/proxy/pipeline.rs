@@ -8,6 +8,7 @@ use moorgate_codecs::{Event, Head, ProtocolError, ResetReason, Shape, StreamId};
 
 use super::conn::{Closing, Conn, Role, pause};
 use super::gateway::{Core, Gateway};
+use super::resting::rests;
 use super::stream::Way;
 use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
@@ -40,7 +41,7 @@ impl Gateway {
                 Event::Trailers { stream, head } => self.on_trailers(core, key, stream, head),
                 Event::Reset { stream, reason } => self.on_reset(core, key, stream, reason),
                 Event::Writable { stream } => {
-                    if let Some((stream, way)) = self.lane_into(key, stream) {
+                    if let Some((stream, way)) = self.lane_into(core, key, stream) {
                         self.pump(core, stream, way);
                     }
                 }
@@ -54,13 +55,22 @@ impl Gateway {
         }
     }
 
-    fn stream_on(&self, key: Key, id: StreamId) -> Option<Key> {
-        self.conn(key)?.streams()?.get(id)
+    fn stream_on<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, id: StreamId) -> Option<Key> {
+        let found = self.conn(key)?.streams()?.get(id)?;
+        if rests(found) {
+            return self.roused(core, key, id, found);
+        }
+        Some(found)
     }
 
     /// The stream and lane whose source is this connection's stream.
-    fn lane_from(&self, key: Key, id: StreamId) -> Option<(Key, Way)> {
-        let stream = self.stream_on(key, id)?;
+    fn lane_from<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+    ) -> Option<(Key, Way)> {
+        let stream = self.stream_on(core, key, id)?;
         let from_client = self.conn(key)?.down().is_some();
         let reverse = self.stream(stream)?.reverse;
         Some((
@@ -73,8 +83,13 @@ impl Gateway {
         ))
     }
 
-    fn lane_into(&self, key: Key, id: StreamId) -> Option<(Key, Way)> {
-        let (stream, way) = self.lane_from(key, id)?;
+    fn lane_into<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        key: Key,
+        id: StreamId,
+    ) -> Option<(Key, Way)> {
+        let (stream, way) = self.lane_from(core, key, id)?;
         Some((
             stream,
             if way == Way::Request {
@@ -93,7 +108,7 @@ impl Gateway {
         head: Box<Head>,
         end: bool,
     ) {
-        match self.lane_from(key, id) {
+        match self.lane_from(core, key, id) {
             None if self.conn(key).is_some_and(|conn| conn.down().is_some()) => {
                 self.request_arrived(core, key, id, head, end);
             }
@@ -115,7 +130,7 @@ impl Gateway {
         span: Span,
         end: bool,
     ) {
-        let Some((stream, way)) = self.lane_from(key, id) else {
+        let Some((stream, way)) = self.lane_from(core, key, id) else {
             // The stream was given up on our side; its credit still has to return.
             let none = Span { start: 0, len: 0 };
             self.encode(key, none, |codec, out| {
@@ -136,7 +151,7 @@ impl Gateway {
         id: StreamId,
         head: Box<Head>,
     ) {
-        let Some((stream, way)) = self.lane_from(key, id) else {
+        let Some((stream, way)) = self.lane_from(core, key, id) else {
             self.events.give_head(head);
             return;
         };
@@ -166,7 +181,7 @@ impl Gateway {
         id: StreamId,
         reason: ResetReason,
     ) {
-        let Some(stream) = self.stream_on(key, id) else {
+        let Some(stream) = self.stream_on(core, key, id) else {
             return;
         };
         if self.conn(key).is_some_and(|conn| conn.down().is_some()) {
@@ -213,7 +228,6 @@ impl Gateway {
         end: bool,
     ) {
         let now = core.now();
-        self.wake_client(core, key);
         let Some(stream) = self.streams.0.get_key_mut(key) else {
             return;
         };
@@ -282,7 +296,6 @@ impl Gateway {
 
     /// Sends what a lane holds, as far as its destination takes it.
     pub(super) fn pump<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, way: Way) {
-        self.wake_client(core, key);
         loop {
             let Some(stream) = self.streams.0.get_key_mut(key) else {
                 return;

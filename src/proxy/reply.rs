@@ -28,7 +28,7 @@ impl Gateway {
     /// Answers a stream in our own words; ends it when it was answered in part already.
     pub(super) fn fail<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reply: LocalReply) {
         if reply.closes()
-            && let Some(client) = self.client_of(core, key)
+            && let Some(client) = self.client_of(key)
             && let Some(down) = self.conn_mut(client).and_then(Conn::down_mut)
         {
             down.draining = true;
@@ -61,7 +61,7 @@ impl Gateway {
         flags: u64,
         source: Source,
     ) {
-        let Some(client) = self.client_of(core, key) else {
+        let Some(client) = self.client_of(key) else {
             self.detach_upstream(core, key, ResetReason::Cancel);
             self.end_stream(core, key);
             return;

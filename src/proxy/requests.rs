@@ -89,7 +89,10 @@ impl Gateway {
         }
         self.stats.inc(stats.downstream_rq_total);
         match version {
-            Version::Http2 => self.stats.inc(stats.downstream_rq_http2_total),
+            Version::Http2 => {
+                self.stats.inc(stats.downstream_rq_http2_total);
+                self.note_http2_stream(stream_key);
+            }
             Version::Other => {}
             Version::Http10 | Version::Http11 => {
                 self.stats.inc(stats.downstream_rq_http1_total);
@@ -597,10 +600,11 @@ impl Gateway {
         core: &mut Core<R>,
         key: Key,
     ) -> Option<(Arc<super::config::Http>, Key)> {
+        self.rouse_all(core, key);
         let streams = self.conn(key)?.streams()?.keys();
         let mut only = None;
         for stream in streams {
-            let client = self.client_of(core, stream)?;
+            let client = self.client_of(stream)?;
             if only.is_some_and(|found| found != client) {
                 return None;
             }

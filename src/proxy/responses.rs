@@ -32,7 +32,7 @@ impl Gateway {
         }
         let status = head.status;
         if (100..200).contains(&status) && status != 101 {
-            self.interim(core, key, head);
+            self.interim(key, head);
             return;
         }
         if stream.response.head_sent || stream.response_head.is_some() {
@@ -63,8 +63,8 @@ impl Gateway {
         }
     }
 
-    fn interim<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, head: Box<Head>) {
-        let client = self.client_of(core, key);
+    fn interim(&mut self, key: Key, head: Box<Head>) {
+        let client = self.client_of(key);
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
@@ -135,7 +135,7 @@ impl Gateway {
         key: Key,
         mut head: Box<Head>,
     ) {
-        let Some(client) = self.client_of(core, key) else {
+        let Some(client) = self.client_of(key) else {
             self.events.give_head(head);
             return;
         };

@@ -151,6 +151,8 @@ mod more {
     pub(super) const WEBSOCKET: u16 = 1 << 3;
     pub(super) const NOT_GRPC: u16 = 1 << 4;
     pub(super) const TUNNEL: u16 = 1 << 5;
+    pub(super) const REVERSE: u16 = 1 << 6;
+    pub(super) const HTTP2: u16 = 1 << 7;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -233,7 +235,7 @@ impl Rare {
 
 /// A packed stream.
 #[derive(Debug)]
-struct Silent {
+pub(super) struct Silent {
     client_id: StreamId,
     http: Arc<Http>,
     route: Option<Arc<Route>>,
@@ -267,7 +269,8 @@ struct Silent {
 }
 
 impl Silent {
-    fn of(stream: Stream) -> Self {
+    /// Packs a stream of which nothing is held.
+    pub(super) fn of(stream: Stream) -> Self {
         let Stream {
             timer: _,
             client: _,
@@ -321,8 +324,8 @@ impl Silent {
             tunnel,
             high_priority,
             one_way,
-            // A request that the upstream opened is never parked as an exchange.
-            reverse: _,
+            reverse,
+            http2,
             not_grpc,
             // Nor is one with HTTP/2 at either end.
             grpc_answer: _,
@@ -382,6 +385,12 @@ impl Silent {
         if tunnel {
             more_bits |= more::TUNNEL;
         }
+        if reverse {
+            more_bits |= more::REVERSE;
+        }
+        if http2 {
+            more_bits |= more::HTTP2;
+        }
         let rare = Rare {
             response_head,
             retry_permit,
@@ -431,7 +440,8 @@ impl Silent {
         }
     }
 
-    fn into_stream(self, endpoint: Option<&Arc<Endpoint>>) -> Stream {
+    /// The stream, wide again. It has neither client nor upstream yet.
+    pub(super) fn into_stream(self, endpoint: Option<&Arc<Endpoint>>) -> Stream {
         let rare = self.rare.map(|rare| *rare).unwrap_or_default();
         let has = |bit: u16| self.bits & bit != 0;
         let start = self.started_ms;
@@ -526,7 +536,8 @@ impl Silent {
             tunnel: self.more_bits & more::TUNNEL != 0,
             high_priority: has(bit::HIGH_PRIORITY),
             one_way: rare.one_way,
-            reverse: false,
+            reverse: self.more_bits & more::REVERSE != 0,
+            http2: self.more_bits & more::HTTP2 != 0,
             not_grpc: self.more_bits & more::NOT_GRPC != 0,
             grpc_answer: false,
             stream_number: self.stream_number,

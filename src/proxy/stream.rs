@@ -53,8 +53,6 @@ pub(super) struct Lane {
 pub(super) enum Client {
     /// A resident connection.
     Resident(Key),
-    /// A parked one, by its slot: it has to be made resident to be written to.
-    Parked(Key),
     /// Nobody: the peer went, the stream only waits to be cleaned up.
     Gone,
 }
@@ -155,6 +153,8 @@ pub(super) struct Stream {
     pub(super) one_way: bool,
     /// The upstream opened this stream towards the client.
     pub(super) reverse: bool,
+    /// Its client speaks HTTP/2.
+    pub(super) http2: bool,
     /// It did not come as gRPC, whatever a filter made of it.
     pub(super) not_grpc: bool,
     /// The answer is gRPC over HTTP/2, which ends with a status.
@@ -235,6 +235,7 @@ impl Stream {
             high_priority: false,
             one_way: false,
             reverse: false,
+            http2: false,
             not_grpc: false,
             grpc_answer: false,
             stream_number: 0,
@@ -264,7 +265,7 @@ impl Stream {
     pub(super) fn client_key(&self) -> Option<Key> {
         match self.client {
             Client::Resident(key) => Some(key),
-            Client::Parked(_) | Client::Gone => None,
+            Client::Gone => None,
         }
     }
 

@@ -261,11 +261,14 @@ impl Gateway {
             }
             if core.parked(slot).is_some()
                 && let Some(key) = self.unpark_pooled(core, slot)
+                && let Some(up) = self.conn_mut(key).and_then(Conn::up_mut)
             {
-                if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
-                    up.idle = false;
-                    up.only_for = own;
+                if !up.streams.is_empty() && (own.is_some() || up.codec.room() == 0) {
+                    // It has the streams of others, and may take no more.
+                    continue;
                 }
+                up.idle = false;
+                up.only_for = own;
                 return Some(key);
             }
         }
@@ -441,6 +444,7 @@ impl Gateway {
         reset: bool,
         reason: ResetReason,
     ) {
+        self.rouse_all(core, key);
         // An answer that was begun is one, even where its head never came to its end.
         let answered = self.conn(key).is_some_and(|conn| !conn.rest.is_empty());
         let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) else {
@@ -556,11 +560,22 @@ impl Gateway {
     pub(super) fn wants_waking(&self, record: &Record) -> bool {
         let endpoint = record.peer.as_ref();
         endpoint.is_some_and(|endpoint| endpoint.cluster.config.codec.is_some())
+            || record.cold.as_deref().is_some_and(Cold::is_mux)
     }
 
     /// Closes a parked idle upstream.
     pub(super) fn close_parked_upstream<R: Reactor>(&mut self, core: &mut Core<R>, slot: Key) {
         let now = core.now();
+        let streams = core
+            .parked(slot)
+            .is_some_and(|record| record.cold.as_deref().is_some_and(Cold::is_mux));
+        if streams {
+            // They are told.
+            if let Some(key) = self.unpark_pooled(core, slot) {
+                self.upstream_gone(core, key, false);
+            }
+            return;
+        }
         let Some(record) = self.close_record(core, slot) else {
             return;
         };

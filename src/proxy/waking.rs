@@ -84,11 +84,12 @@ impl Gateway {
         };
         let [tls, _] = Self::unpark_tls(&mut record);
         let endpoint = record.peer?;
-        let remainder = match record.cold.as_deref() {
-            Some(Cold::Codec(compact)) => &**compact,
-            _ => &[],
+        let (remainder, streams) = match record.cold.map(|cold| *cold) {
+            Some(Cold::Codec(compact)) => (compact, Vec::new()),
+            Some(Cold::Mux(parked)) => (parked.codec, parked.streams),
+            _ => (moorgate_codecs::Compact::default(), Vec::new()),
         };
-        let codec = Self::client_codec(&endpoint, remainder);
+        let codec = Self::client_codec(&endpoint, &remainder);
         let priority = Self::record_priority(record.flags);
         let permit = Self::take_up_connection(&endpoint, priority);
         if codec.shape() != Shape::PingPong
@@ -97,6 +98,8 @@ impl Gateway {
             pool.shared.push(key);
             pool.idle.retain(|other| *other != slot);
         }
+        self.upstream_wakes(&streams, key);
+        let busy = !streams.is_empty();
         let conn = self.conn_mut(key)?;
         conn.slot = slot;
         conn.tls = tls;
@@ -104,15 +107,18 @@ impl Gateway {
         conn.role = Role::Up(Box::new(Up {
             codec,
             endpoint,
-            streams: StreamMap::default(),
+            streams: StreamMap::from_entries(streams),
             connecting: false,
-            idle: true,
+            idle: !busy,
             requests: record.requests,
             only_for: None,
             raw: false,
             draining: false,
             permit: Some(permit),
         }));
+        if busy {
+            self.rearm_client_timer(core, key);
+        }
         Some(key)
     }
 
@@ -205,16 +211,16 @@ impl Gateway {
             draining,
             ends,
         };
-        let (compact, streams) = match cold {
+        let (compact, mut streams) = match cold {
             Some(Cold::Codec(compact)) => (compact, Vec::new()),
             Some(Cold::Mux(parked)) => (parked.codec, parked.streams),
             _ => (moorgate_codecs::Compact::default(), Vec::new()),
         };
-        for (_, stream) in &streams {
-            if let Some(stream) = self.stream_mut(*stream) {
-                stream.client = Client::Resident(key);
-            }
-        }
+        streams.retain_mut(|(_, stream)| {
+            let raised = self.raise(core, *stream, Client::Resident(key));
+            *stream = raised.unwrap_or(*stream);
+            raised.is_some()
+        });
         let codec = Self::server_codec(http, multiplexed, &compact);
         let conn = self.conns.get_key_mut(key)?;
         conn.role = Self::client_role(core, conn, &chain, http, codec, streams, carried);
@@ -460,7 +466,9 @@ impl Gateway {
             }
             Some(Cold::Mux(parked)) => {
                 for (_, stream) in parked.streams {
-                    self.client_gone(core, stream);
+                    if let Some(stream) = self.raise(core, stream, Client::Gone) {
+                        self.client_gone(core, stream);
+                    }
                 }
             }
             Some(Cold::Tunnel(facts)) => {

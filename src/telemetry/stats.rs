@@ -230,7 +230,7 @@ group! {
             inbound_window_update_frames_flood keepalive_timeout outbound_control_flood outbound_flood
             rx_messaging_error rx_reset stream_refused_errors trailers tx_reset
             continuation_flood inbound_reset_frames_flood too_many_premature_resets;
-        gauges:;
+        gauges: streams_active;
         histograms:;
     }
 }

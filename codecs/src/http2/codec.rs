@@ -331,7 +331,7 @@ impl Codec for Connection {
                 (Some(asked), _) => asked.saturating_add(keep.timeout),
                 // On the first call the clock starts.
                 (None, None) => 0,
-                (None, Some(heard)) => heard.saturating_add(keep.interval),
+                (None, Some(heard)) => keep.due(heard),
             }
         });
         leave.into_iter().chain(alive).min()
@@ -357,7 +357,7 @@ impl Codec for Connection {
             (None, None) => self.heard = Some(now),
             // Who has not begun cannot be asked yet.
             (None, Some(_)) if !self.started => self.heard = Some(now),
-            (None, Some(heard)) if heard + keep.interval <= now => {
+            (None, Some(heard)) if keep.due(heard) <= now => {
                 self.asked = Some(now);
                 self.ping(out, false, PING_ALIVE);
             }

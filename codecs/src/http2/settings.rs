@@ -43,8 +43,24 @@ pub struct Settings {
 pub struct Keepalive {
     /// Between pings.
     pub interval: Millis,
+    /// Up to so many hundredths of the interval are added to it, each time others.
+    pub jitter_percent: u32,
     /// From a ping to its answer, or to any other frame.
     pub timeout: Millis,
+}
+
+impl Keepalive {
+    /// When a peer that was heard then is asked. What is added depends on that moment alone, so that peers
+    /// heard one after the other are not asked in one row, and a parked connection keeps nothing for it.
+    pub(super) fn due(&self, heard: Millis) -> Millis {
+        // SplitMix64, for its mixing.
+        let mut mixed = heard.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let most = self.interval.saturating_mul(self.jitter_percent.into()) / 100;
+        let added = (mixed ^ mixed >> 31) % most.saturating_add(1).max(1);
+        heard.saturating_add(self.interval).saturating_add(added)
+    }
 }
 
 /// The window of streams and connections before anybody says otherwise (section 6.9.2).

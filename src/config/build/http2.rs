@@ -103,5 +103,19 @@ fn keepalive(options: &Http2ProtocolOptions, path: &FieldPath<'_>) -> Outcome<Op
         return Ok(None);
     }
     let interval = time::required(keepalive.interval.as_ref(), &path.field("interval"))?;
-    Ok(Some(Keepalive { interval, timeout }))
+    let jitter = keepalive.interval_jitter.as_ref();
+    let percent = jitter.map_or(15.0, |jitter| jitter.value);
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(path
+            .field("interval_jitter")
+            .field("value")
+            .error("has to be between 0 and 100"));
+    }
+    Ok(Some(Keepalive {
+        interval,
+        // Whole hundredths are fine enough for what nobody can foresee.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        jitter_percent: percent.ceil() as u32,
+        timeout,
+    }))
 }

@@ -201,7 +201,11 @@ pub(super) static TABLES: &[Support] = &[
     },
     Support {
         message: "envoy.config.core.v3.KeepaliveSettings",
-        fields: &[("interval", Yes), ("timeout", Yes)],
+        fields: &[
+            ("interval", Yes),
+            ("timeout", Yes),
+            ("interval_jitter", Yes),
+        ],
     },
     Support {
         message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",

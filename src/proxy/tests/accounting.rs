@@ -21,6 +21,11 @@ thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
+/// Bytes that this thread allocated and did not free.
+pub(super) fn live() -> isize {
+    LIVE.with(Cell::get)
+}
+
 fn count(bytes: isize) {
     // A thread that ends has no count any more.
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
@@ -57,7 +62,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes this thread holds beyond the tables that find the slots' pages, which are counted apart.
-fn held(bench: &Bench) -> isize {
+pub(super) fn held(bench: &Bench) -> isize {
     let (_, tables) = bench.workers[0].core.slot_memory();
     LIVE.with(Cell::get) - tables as isize
 }

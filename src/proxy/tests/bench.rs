@@ -55,6 +55,20 @@ impl Bench {
         max_connections: u64,
         listeners: impl FnOnce(Addr) -> Listeners,
     ) -> Self {
+        let cluster = |_: &Bed| ClusterConfig::default();
+        Self::build(workers, budget, max_connections, cluster, |_, front| {
+            listeners(front)
+        })
+    }
+
+    /// With a cluster and listeners that want counters.
+    pub(super) fn build(
+        workers: usize,
+        budget: usize,
+        max_connections: u64,
+        cluster: impl FnOnce(&Bed) -> ClusterConfig,
+        listeners: impl FnOnce(&Bed, Addr) -> Listeners,
+    ) -> Self {
         let upstream = TcpListener::bind("127.0.0.1:0").expect("bind");
         upstream.set_nonblocking(true).expect("non-blocking");
         let address = upstream.local_addr().expect("its address");
@@ -62,9 +76,10 @@ impl Bench {
             .and_then(|listener| listener.local_addr())
             .expect("a free port");
         let mut bed = Bed::new(budget);
-        let (http, tcp) = listeners(Addr::Ip(front));
+        let (http, tcp) = listeners(&bed, Addr::Ip(front));
+        let cluster = cluster(&bed);
         let snapshot = bed.snapshot(Plan {
-            clusters: vec![("web", ClusterConfig::default(), vec![Addr::Ip(address)])],
+            clusters: vec![("web", cluster, vec![Addr::Ip(address)])],
             http,
             tcp,
             max_connections,

@@ -5,6 +5,7 @@ mod balance;
 mod bench;
 mod detecting;
 mod filtering;
+mod http2;
 mod limits;
 mod peers;
 mod secure;

@@ -134,9 +134,33 @@ fn section_6_8_leaving_in_two_steps() {
 }
 
 #[test]
+fn jitter_spreads_pings_over_its_part_of_the_interval() {
+    let keep = crate::http2::Keepalive {
+        interval: 1000,
+        jitter_percent: 15,
+        timeout: 30,
+    };
+    let added: Vec<_> = (0..1000).map(|at| keep.due(at) - at - 1000).collect();
+    assert!(added.iter().all(|ms| *ms <= 150));
+    for part in added.chunks(100) {
+        // A hundred that were heard one after the other are asked at many different moments.
+        let mut times: Vec<_> = part.iter().map(|ms| ms / 10).collect();
+        times.sort_unstable();
+        times.dedup();
+        assert!(times.len() >= 10, "{part:?}");
+    }
+    let none = crate::http2::Keepalive {
+        jitter_percent: 0,
+        ..keep
+    };
+    assert_eq!(none.due(7), 1007);
+}
+
+#[test]
 fn pings_both_ways() {
     let keepalive = Some(crate::http2::Keepalive {
         interval: 100,
+        jitter_percent: 0,
         timeout: 30,
     });
     let mut bench = Bench::server(Settings {

@@ -60,6 +60,7 @@ impl CodecFactory for Factory {
             connection_window: self.speech.window,
             keepalive: Some(http2::Keepalive {
                 interval: 60_000,
+                jitter_percent: 15,
                 timeout: 60_000,
             }),
             ..http2::Settings::default()
