@@ -98,7 +98,7 @@ pub struct Events {
 }
 
 /// Heads kept for reuse by one worker.
-const SPARE_HEADS: usize = 64;
+const SPARE_HEADS: usize = 256;
 /// Notes kept of one call; more of the same is not worth memory.
 const MOST_NOTES: usize = 256;
 

@@ -38,7 +38,8 @@ pub struct Field {
     name: Slice,
     value: Slice,
     removed: bool,
-    /// Name and value were read off an HTTP/1 message, so they may stand in one.
+    /// Name and value were checked byte by byte when they were read off a message, so they may stand in
+    /// another.
     read: bool,
 }
 
@@ -63,6 +64,9 @@ impl Copied<'_> {
         })
     }
 }
+
+/// Fields that most heads have no more of, with those that are added on the way.
+const USUAL_FIELDS: usize = 24;
 
 /// A message head. Lookups are linear: heads have tens of fields, and a scan of lengths is cheaper
 /// than a table.
@@ -181,7 +185,28 @@ impl Head {
         });
     }
 
-    /// All fields in order; the flag says that a field was read off an HTTP/1 message as it is.
+    /// Adds a field that was read off a message and checked: the name is a token in lower case, the value
+    /// has no control character but the tab and no white space around it.
+    pub(crate) fn push_read(&mut self, name: &[u8], value: &[u8]) {
+        self.bytes.reserve(name.len() + value.len());
+        let name = self.store(name);
+        let value = self.store(value);
+        self.fields.push(Field {
+            name,
+            value,
+            removed: false,
+            read: true,
+        });
+    }
+
+    /// Makes room at once for a head of that many bytes, and of as many fields as heads usually have, so
+    /// that a fresh one does not grow field by field.
+    pub(crate) fn expect(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+        self.fields.reserve(USUAL_FIELDS);
+    }
+
+    /// All fields in order; the flag says that a field is as it was read off a message, and checked.
     pub(crate) fn fields_read(&self) -> impl Iterator<Item = (&[u8], &[u8], bool)> {
         self.fields
             .iter()

@@ -16,6 +16,10 @@ pub struct Encoder {
     pub(super) lowest: u32,
     /// What we use at most, whatever the peer allows.
     own_limit: u32,
+    /// Where the table probably has the next field: behind the last one that was found or inserted.
+    guess: u32,
+    /// Where it had the first one of the present block; none yet when it is `u32::MAX`.
+    block_guess: u32,
 }
 
 /// What is done with a field that no table has.
@@ -57,6 +61,8 @@ impl Encoder {
             next,
             lowest: next,
             own_limit,
+            guess: 0,
+            block_guess: u32::MAX,
         }
     }
 
@@ -83,25 +89,38 @@ impl Encoder {
             self.resize(self.next, out);
         }
         self.lowest = self.size;
+        // The same fields come in the same order, message after message.
+        if self.block_guess != u32::MAX {
+            self.guess = self.block_guess;
+        }
+        self.block_guess = u32::MAX;
     }
 
     /// Appends one field. `never_index` is for what must not enter any table; `authorization`,
     /// `proxy-authorization` and short cookies are treated so anyway.
     pub fn encode(&mut self, name: &[u8], value: &[u8], never_index: bool, out: &mut Vec<u8>) {
-        let policy = if never_index {
-            Policy::Never
-        } else {
-            self.policy(name, value)
-        };
-        let known = static_table::find(name, value);
-        if let (static_table::Found::Whole(index), true) = (known, policy != Policy::Never) {
-            integer::encode(index, 7, 0x80, out);
+        if !never_index
+            && let Some(table) = &self.table
+            && let Some(index) = table.index_of(self.guess as usize, name, value)
+        {
+            self.found(self.guess);
+            integer::encode(static_table::TABLE.len() + 1 + index, 7, 0x80, out);
             return;
         }
+        let known = static_table::find(name, value);
         let mut name_index = match known {
             static_table::Found::Name(index) | static_table::Found::Whole(index) => index,
             static_table::Found::Nothing => 0,
         };
+        let policy = if never_index {
+            Policy::Never
+        } else {
+            self.policy(name_index, name, value)
+        };
+        if let (static_table::Found::Whole(index), true) = (known, policy != Policy::Never) {
+            integer::encode(index, 7, 0x80, out);
+            return;
+        }
         let mut tag = 0;
         // A field that is not worth a place may be in the table for its name at best, and a static
         // name is as good.
@@ -113,6 +132,8 @@ impl Encoder {
                 .map(|table| table.find(name, value, tag));
             match found {
                 Some(table::Found::Whole(index)) if policy == Policy::Index => {
+                    let place = self.table.as_ref().map_or(0, |table| table.place(index));
+                    self.found(place);
                     integer::encode(static_table::TABLE.len() + 1 + index, 7, 0x80, out);
                     return;
                 }
@@ -134,7 +155,17 @@ impl Encoder {
         if policy == Policy::Index {
             let table = self.table.get_or_insert_default();
             table.insert(name, value, tag, self.size as usize);
+            let place = table.place(0);
+            self.found(place);
         }
+    }
+
+    /// The table has the present field at `place`.
+    fn found(&mut self, place: u32) {
+        if self.block_guess == u32::MAX {
+            self.block_guess = place;
+        }
+        self.guess = place + 1;
     }
 
     /// Octets in the table by the RFC's count (section 4.1).
@@ -167,27 +198,43 @@ impl Encoder {
         }
     }
 
-    fn policy(&self, name: &[u8], value: &[u8]) -> Policy {
-        match name {
-            b"authorization" | b"proxy-authorization" => return Policy::Never,
-            b"cookie" if value.len() < SHORT_COOKIE => return Policy::Never,
-            b":path"
-            | b"age"
-            | b"content-length"
-            | b"content-range"
-            | b"etag"
-            | b"grpc-timeout"
-            | b"if-match"
-            | b"if-modified-since"
-            | b"if-none-match"
-            | b"if-range"
-            | b"location"
-            | b"range"
-            | b"set-cookie"
-            | b"traceparent"
-            | b"tracestate"
-            | b"x-request-id"
-            | b"x-envoy-upstream-service-time" => return Policy::Pass,
+    /// `name_index` is the name's place in the static table, 0 if it has none.
+    fn policy(&self, name_index: usize, name: &[u8], value: &[u8]) -> Policy {
+        use static_table::at;
+        const AUTHORIZATION: usize = at("authorization");
+        const PROXY_AUTHORIZATION: usize = at("proxy-authorization");
+        const COOKIE: usize = at("cookie");
+        const PATH: usize = at(":path");
+        const INDEX_HTML: usize = PATH + 1;
+        const AGE: usize = at("age");
+        const CONTENT_LENGTH: usize = at("content-length");
+        const CONTENT_RANGE: usize = at("content-range");
+        const ETAG: usize = at("etag");
+        const IF_MATCH: usize = at("if-match");
+        const IF_MODIFIED_SINCE: usize = at("if-modified-since");
+        const IF_NONE_MATCH: usize = at("if-none-match");
+        const IF_RANGE: usize = at("if-range");
+        const LOCATION: usize = at("location");
+        const RANGE: usize = at("range");
+        const SET_COOKIE: usize = at("set-cookie");
+        match name_index {
+            AUTHORIZATION | PROXY_AUTHORIZATION => return Policy::Never,
+            COOKIE if value.len() < SHORT_COOKIE => return Policy::Never,
+            PATH | INDEX_HTML | AGE | CONTENT_LENGTH | CONTENT_RANGE | ETAG | IF_MATCH
+            | IF_MODIFIED_SINCE | IF_NONE_MATCH | IF_RANGE | LOCATION | RANGE | SET_COOKIE => {
+                return Policy::Pass;
+            }
+            0 if matches!(
+                name,
+                b"grpc-timeout"
+                    | b"traceparent"
+                    | b"tracestate"
+                    | b"x-request-id"
+                    | b"x-envoy-upstream-service-time"
+            ) =>
+            {
+                return Policy::Pass;
+            }
             _ => {}
         }
         // What would push most of the others out is not worth it.

@@ -130,7 +130,17 @@ pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
 /// # Errors
 /// [`Error::Huffman`]; what was decoded up to there stays in `out`.
 pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    out.reserve(code.len() * 8 / 5);
+    let start = out.len();
+    // The shortest word has five bits: there is room for every symbol, so that none asks for it.
+    out.resize(start + code.len() * 8 / 5, 0);
+    let mut room = out[start..].iter_mut();
+    let decoded = decode_into(code, &mut room);
+    let unused = room.len();
+    out.truncate(out.len() - unused);
+    decoded
+}
+
+fn decode_into(code: &[u8], room: &mut std::slice::IterMut<'_, u8>) -> Result<(), Error> {
     // The next bits, from the top down; below `bits` of them there are zeros.
     let mut window: u64 = 0;
     let mut bits: usize = 0;
@@ -146,16 +156,13 @@ pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
                 bits += 8;
                 rest = tail;
             } else {
-                return finish(window, bits, out);
+                return finish(window, bits, room);
             }
         }
         // More than 32 bits are there, so that every word is whole.
         while bits > 32 {
             let (symbol, len) = next(window);
-            if symbol == EOS as u16 {
-                return Err(Error::Huffman);
-            }
-            out.push(symbol as u8);
+            put(symbol, room)?;
             window <<= len;
             bits -= len;
         }
@@ -163,20 +170,34 @@ pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
 }
 
 /// The last bits of a string: words as long as they are whole, then padding.
-fn finish(mut window: u64, mut bits: usize, out: &mut Vec<u8>) -> Result<(), Error> {
+fn finish(
+    mut window: u64,
+    mut bits: usize,
+    room: &mut std::slice::IterMut<'_, u8>,
+) -> Result<(), Error> {
     loop {
         let ones = window.leading_ones() as usize;
         if bits < 8 && ones >= bits {
             return Ok(());
         }
         let (symbol, len) = next(window);
-        if symbol == EOS as u16 || len > bits {
+        if len > bits {
             return Err(Error::Huffman);
         }
-        out.push(symbol as u8);
+        put(symbol, room)?;
         window <<= len;
         bits -= len;
     }
+}
+
+/// Writes a symbol; EOS is none.
+#[inline]
+fn put(symbol: u16, room: &mut std::slice::IterMut<'_, u8>) -> Result<(), Error> {
+    if symbol == EOS as u16 {
+        return Err(Error::Huffman);
+    }
+    *room.next().ok_or(Error::Huffman)? = symbol as u8;
+    Ok(())
 }
 
 /// The symbol that `window` begins with, and the bits of its word.

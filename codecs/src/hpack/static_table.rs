@@ -65,6 +65,24 @@ pub(super) const TABLE: [(&str, &str); 61] = [
     ("www-authenticate", ""),
 ];
 
+/// The first entry with this name, for constants.
+pub(super) const fn at(name: &str) -> usize {
+    let name = name.as_bytes();
+    let mut index = 0;
+    while index < TABLE.len() {
+        let its = TABLE[index].0.as_bytes();
+        let mut same = 0;
+        while its.len() == name.len() && same < name.len() && its[same] == name[same] {
+            same += 1;
+        }
+        if same == name.len() {
+            return index + 1;
+        }
+        index += 1;
+    }
+    panic!("not in the static table")
+}
+
 /// What the static table has for a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {

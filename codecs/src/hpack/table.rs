@@ -112,6 +112,24 @@ impl Table {
         self.entries.shrink_to_fit();
     }
 
+    /// Where the entry at `index` is in the vector. It stays there until entries are compacted.
+    pub(super) fn place(&self, index: usize) -> u32 {
+        // Entries count 32 octets each of a table of at most 1 GiB.
+        (self.entries.len() - 1 - index) as u32
+    }
+
+    /// The index of the entry at `place`, if it is this field.
+    #[inline]
+    pub(super) fn index_of(&self, place: usize, name: &[u8], value: &[u8]) -> Option<usize> {
+        let entry = self.entries.get(place).filter(|_| place >= self.first)?;
+        if entry.name_len as usize != name.len() {
+            return None;
+        }
+        let index = self.entries.len() - 1 - place;
+        let (its_name, its_value) = self.get(index)?;
+        (its_value == value && its_name == name).then_some(index)
+    }
+
     /// Looks a field up. The newest entry wins: its index is the shortest to write.
     pub(super) fn find(&self, name: &[u8], value: &[u8], tag: u32) -> Found {
         let mut found = Found::Nothing;

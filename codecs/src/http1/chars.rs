@@ -6,6 +6,8 @@
 const TOKEN: u8 = 1;
 const TARGET: u8 = 2;
 const HOST: u8 = 4;
+/// A token byte that is no capital letter: names in HTTP/2.
+const LOWER: u8 = 8;
 
 const CLASS: [u8; 256] = classes();
 
@@ -35,6 +37,9 @@ const fn classes() -> [u8; 256] {
                 | b'~'
         ) {
             table[byte] |= TOKEN;
+        }
+        if table[byte] & TOKEN != 0 && !b.is_ascii_uppercase() {
+            table[byte] |= LOWER;
         }
         // reg-name: unreserved, pct-encoded and sub-delims, without userinfo's "@".
         if matches!(
@@ -78,6 +83,11 @@ pub(crate) fn is_token_byte(byte: u8) -> bool {
 /// A method or field name.
 pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, TOKEN)
+}
+
+/// A field name as HTTP/2 has it, without capital letters (RFC 9113 section 8.2.1).
+pub(crate) fn is_lower_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && all(bytes, LOWER)
 }
 
 /// A method that Envoy's codec knows: the registered ones and those of a few protocols beside HTTP.
@@ -128,13 +138,28 @@ pub(crate) fn is_target(bytes: &[u8]) -> bool {
 }
 
 /// A field value: no control character but the tab. Eight bytes at a time, for it is asked of every
-/// field that is written; only a word with a control character in it is looked at byte by byte.
+/// field that is written; only where a word has a control character each byte is looked at.
 pub(crate) fn is_value(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    words
-        .iter()
-        .all(|word| !maybe_control(u64::from_ne_bytes(*word)) || word.iter().all(is_value_byte))
-        && rest.iter().all(is_value_byte)
+    let suspect = match bytes {
+        [] => return true,
+        [_, _, _, _, _, _, _, _, ..] => {
+            let last = bytes.last_chunk::<8>().copied().unwrap_or_default();
+            let (words, _) = bytes.as_chunks::<8>();
+            words
+                .iter()
+                .any(|word| maybe_control(u64::from_ne_bytes(*word)))
+                || maybe_control(u64::from_ne_bytes(last))
+        }
+        _ => {
+            // A word whose unused bytes are good ones.
+            let mut word = [b' '; 8];
+            for (into, byte) in word.iter_mut().zip(bytes) {
+                *into = *byte;
+            }
+            maybe_control(u64::from_ne_bytes(word))
+        }
+    };
+    !suspect || bytes.iter().all(is_value_byte)
 }
 
 fn is_value_byte(byte: &u8) -> bool {

@@ -237,8 +237,12 @@ fn is_hop(name: &[u8]) -> bool {
 }
 
 /// Appends a number in decimal.
-pub(crate) fn decimal(mut number: u64, bytes: &mut Vec<u8>) {
-    let mut digits = [0; 20];
+pub(crate) fn decimal(number: u64, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(decimal_in(number, &mut [0; 20]));
+}
+
+/// A number in decimal, written into `digits`.
+pub(crate) fn decimal_in(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;
@@ -248,7 +252,7 @@ pub(crate) fn decimal(mut number: u64, bytes: &mut Vec<u8>) {
             break;
         }
     }
-    bytes.extend_from_slice(&digits[at..]);
+    &digits[at..]
 }
 
 /// Appends a number in lower-case hexadecimal, without leading zeros.

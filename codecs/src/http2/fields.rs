@@ -6,7 +6,7 @@
 
 use crate::head::{Head, HeadKind, Version};
 use crate::http1::chars::{
-    decimal, is_authority, is_authority_with_port, is_target, is_token, is_token_byte, is_value,
+    decimal, is_authority, is_authority_with_port, is_lower_token, is_target, is_token, is_value,
 };
 use crate::http1::fields::forbidden_in_trailers;
 
@@ -132,11 +132,7 @@ impl<'a> Section<'a> {
     }
 
     fn ordinary(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
-        if name.is_empty()
-            || !name
-                .iter()
-                .all(|&b| is_token_byte(b) && !b.is_ascii_uppercase())
-        {
+        if !is_lower_token(name) {
             return Err("http2.invalid_header_name");
         }
         match name {
@@ -145,7 +141,7 @@ impl<'a> Section<'a> {
             b"te" if value != b"trailers" => return Err("http2.connection_header_rejected"),
             _ if self.head.kind == HeadKind::Trailers => {
                 if !forbidden_in_trailers(name) {
-                    self.head.push(name, value);
+                    self.head.push_read(name, value);
                 }
             }
             b"host" => {
@@ -165,7 +161,7 @@ impl<'a> Section<'a> {
             // Servers that turn names into variables cannot tell these from the real ones.
             b"content_length" | b"transfer_encoding" | b"http2-settings" => {}
             b"cookie" => self.crumb(value),
-            _ => self.head.push(name, value),
+            _ => self.head.push_read(name, value),
         }
         Ok(())
     }
@@ -174,7 +170,7 @@ impl<'a> Section<'a> {
     fn crumb(&mut self, value: &[u8]) {
         let first = self.head.get(b"cookie");
         match first {
-            None => self.head.push(b"cookie", value),
+            None => self.head.push_read(b"cookie", value),
             Some(first) => {
                 if self.cookie.is_empty() {
                     self.cookie.extend_from_slice(first);

@@ -10,6 +10,9 @@ use super::stream::{UNDECLARED, state};
 use crate::codec::{Event, Events, Out, StreamId};
 use crate::head::{Head, HeadKind};
 
+/// Bytes that the way through the proxy adds to a head, roughly, and what short blocks stand for.
+const ADDED_BYTES: usize = 384;
+
 /// What a header block is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -258,6 +261,8 @@ impl Connection {
     ) -> Result<(), Fault> {
         let purpose = self.purpose(id, end)?;
         let mut head = events.take_head();
+        // What indices and Huffman code stand for is about twice as long, and fields are added on the way.
+        head.expect(ADDED_BYTES + 2 * block.len().min(self.settings.max_head_bytes / 2));
         let kind = match purpose {
             Purpose::Request => HeadKind::Request,
             Purpose::Response => HeadKind::Response,

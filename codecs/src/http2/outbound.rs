@@ -56,9 +56,9 @@ pub(super) fn judge(head: &Head, form: Form) -> Result<(), SendError> {
         }
         HeadKind::Trailers => {}
     }
-    for (name, value) in head.fields() {
-        check(is_token(name), "http2.invalid_header_name")?;
-        check(is_value(value), "http2.invalid_header_value")?;
+    for (name, value, read) in head.fields_read() {
+        check(read || is_token(name), "http2.invalid_header_name")?;
+        check(read || is_value(value), "http2.invalid_header_value")?;
     }
     Ok(())
 }
@@ -157,9 +157,9 @@ impl Connection {
         if form == Form::Plain
             && let Some(length) = head.content_length
         {
-            let mut digits = Vec::with_capacity(20);
-            crate::http1::encode::decimal(length, &mut digits);
-            encoder.encode(b"content-length", &digits, false, bytes);
+            let mut digits = [0; 20];
+            let digits = crate::http1::encode::decimal_in(length, &mut digits);
+            encoder.encode(b"content-length", digits, false, bytes);
         }
         if head.expect_continue {
             encoder.encode(b"expect", b"100-continue", false, bytes);
