@@ -11,6 +11,7 @@ dir=${1:-$root/.peers}
 envoy_version=1.40.0
 websockets_version=15.0.1
 grpcio_version=1.85.1
+ws_version=8.18.0
 
 # command:package. The stream module of nginx has no command and is checked by its file.
 tools=(
@@ -61,6 +62,21 @@ python_package() {
 python_package websockets "$websockets_version"
 python_package grpcio "$grpcio_version"
 
+# npm's `ws`: with npm, or, where there is none, the one that Debian packs.
+ws_of() { NODE_PATH=$dir/npm/node_modules node -p 'require("ws/package.json").version'; }
+if ! ws_of >/dev/null 2>&1; then
+  if have npm; then
+    say "npm install ws@$ws_version"
+    mkdir -p "$dir/npm"
+    [ -e "$dir/npm/package.json" ] || echo '{"private":true}' >"$dir/npm/package.json"
+    npm install --prefix "$dir/npm" --silent --no-audit --no-fund "ws@$ws_version"
+  else
+    say "apt-get install node-ws"
+    if [ "$(id -u)" -eq 0 ]; then as_root=(); else as_root=(sudo -n); fi
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends node-ws >/dev/null
+  fi
+fi
+
 # The last word: every program must start and say its version.
 failed=0
 check() {
@@ -84,6 +100,7 @@ check socat socat -V
 check openssl openssl version
 check python3 python3 --version
 check websockets "$dir/venv/bin/python" -c "import websockets; print(websockets.__version__)"
+check ws env "NODE_PATH=$dir/npm/node_modules" node -p 'require("ws/package.json").version'
 check grpcio "$dir/venv/bin/python" -c "import grpc; print(grpc.__version__)"
 [ -e "$stream_module" ] || { say "no $stream_module" >&2; failed=1; }
 exit "$failed"

@@ -11,6 +11,7 @@ use moorgate::config::{
 };
 use moorgate::telemetry::log_thread::Logs;
 use moorgate::telemetry::registry::Registry;
+use moorgate::telemetry::stats::Names;
 
 const FILE: &str = "fuzzed.yaml";
 
@@ -53,7 +54,7 @@ fuzz_target!(|bytes: &[u8]| {
             continue;
         }
         let builder = Builder {
-            names: &**REGISTRY,
+            names: &(Arc::clone(&REGISTRY) as Arc<dyn Names + Send + Sync>),
             ids: &Interner::default(),
             clusters: &Arc::default(),
             // Opens nothing.

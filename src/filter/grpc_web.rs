@@ -142,7 +142,7 @@ impl Filter for Call {
         }
     }
 
-    fn response_trailers(&mut self, trailers: &Head, data: &mut Vec<u8>) -> bool {
+    fn response_trailers(&mut self, trailers: &mut Head, data: &mut Vec<u8>) -> bool {
         if !self.web {
             return false;
         }
@@ -398,7 +398,7 @@ mod tests {
                     call.response_data(&mut data, false);
                     out.extend(data);
                 }
-                assert!(call.response_trailers(&trailers, out));
+                assert!(call.response_trailers(&mut trailers, out));
             }
             assert_eq!(plain, [&body[..], last].concat());
             let mut back = Vec::new();

@@ -5,7 +5,11 @@
 
 use moorgate_codecs::Head;
 
+use crate::telemetry::recorder::Recorder;
+
+pub mod grpc_stats;
 pub mod grpc_web;
+pub mod reverse_bridge;
 
 /// Makes one filter for each stream.
 pub trait FilterFactory: Send + Sync + std::fmt::Debug {
@@ -78,14 +82,43 @@ pub trait Filter: Send {
     }
 
     /// Response trailers. True: they are not sent, but the body goes on with `data` and ends.
-    fn response_trailers(&mut self, trailers: &Head, data: &mut Vec<u8>) -> bool {
+    fn response_trailers(&mut self, trailers: &mut Head, data: &mut Vec<u8>) -> bool {
         let (_, _) = (trailers, data);
+        false
+    }
+
+    /// The response ends without trailers; `data` is the last of its body. True: it ends with these
+    /// trailers.
+    fn response_end(&mut self, data: &mut Vec<u8>, trailers: &mut Head) -> bool {
+        let (_, _) = (data, trailers);
         false
     }
 
     /// The proxy answers by itself.
     fn local_reply(&mut self, head: &mut Head, body: &mut Vec<u8>) {
         let (_, _) = (head, body);
+    }
+
+    /// The request goes to a cluster; this is the one's name in statistics.
+    fn routed(&mut self, cluster: &str) {
+        let _ = cluster;
+    }
+
+    /// Bytes of a body on their way, for a filter that [watches](Self::watches_body) them.
+    fn body_passes(&mut self, of_request: bool, data: &[u8]) {
+        let (_, _) = (of_request, data);
+    }
+
+    /// The stream is over. `upstream_ms`: from the request's way to the upstream to the end of the
+    /// response, if there was one.
+    fn ended(&mut self, upstream_ms: Option<u64>) {
+        let _ = upstream_ms;
+    }
+
+    /// What was seen since the last time is to be added to the worker's counters. Asked after each of the
+    /// other calls that a counting filter needs; a stream may have another worker at each.
+    fn count(&mut self, worker: &Recorder) {
+        let _ = worker;
     }
 
     /// A pending call is to go on: `Continue`, or `Reply`.
@@ -97,6 +130,11 @@ pub trait Filter: Send {
     /// This filter looks at body bytes, of which each is then copied; without it they pass by. Asked
     /// again for each piece.
     fn wants_body(&self) -> bool {
+        false
+    }
+
+    /// This filter looks at body bytes and changes none: they are shown to it where they are.
+    fn watches_body(&self) -> bool {
         false
     }
 

@@ -232,9 +232,12 @@ impl Gateway {
             return;
         };
         stream.active_ms = now;
-        if !stream.filters.is_empty() && stream.filters_body() {
-            self.filter_data(core, key, way, span, end);
-            return;
+        if !stream.filters.is_empty() {
+            if stream.filters_body() {
+                self.filter_data(core, key, way, span, end);
+                return;
+            }
+            stream.show_body(way, core.arena.get(span), &self.stats);
         }
         self.pass_data(core, key, way, span, end, span.len as usize);
     }

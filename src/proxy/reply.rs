@@ -82,14 +82,15 @@ impl Gateway {
         let id = stream.client_id;
         let mut head = self.events.take_head();
         head.kind = HeadKind::Response;
+        let worker = Arc::clone(&self.stats);
         let Some(stream) = self.stream_mut(key) else {
             return;
         };
         let request = stream.head.as_deref().filter(|_| !stream.not_grpc);
-        let full = local_reply::write_head(&reply, request, &mut head);
+        let full = local_reply::write_head(&reply, request, stream.was_grpc, &mut head);
         let mut body = if full { reply.body } else { Vec::new() };
         if !stream.filters.is_empty() {
-            stream.filter_own(&mut head, &mut body);
+            stream.filter_own(&mut head, &mut body, &worker);
         }
         stream.status = head.status;
         self.apply_response_rules(core, key, &mut head, source);
@@ -119,9 +120,7 @@ impl Gateway {
         };
         stream.flags |= flags;
         stream.details = details;
-        stream.response.trailers = trailers;
-        stream.response.done = true;
-        self.pump(core, key, super::stream::Way::Response);
+        self.end_with(core, key, trailers);
     }
 
     fn send_own<R: Reactor>(

@@ -78,7 +78,8 @@ impl Gateway {
         let filters = &stream.http.filters;
         if !filters.is_empty() {
             stream.filters = filters.iter().map(|factory| factory.make()).collect();
-            stream.not_grpc = !grpc::is_grpc(&head);
+            stream.was_grpc = grpc::is_grpc(&head);
+            stream.not_grpc = !stream.was_grpc;
         }
         let expects = std::mem::take(&mut head.expect_continue);
         let version = head.version;
@@ -398,6 +399,9 @@ impl Gateway {
                 }
                 stream.high_priority = forward.high_priority;
                 stream.auto_host_rewrite = forward.auto_host_rewrite;
+                if !stream.filters.is_empty() {
+                    self.tell_cluster(key);
+                }
                 self.prepare_forward(core, key);
                 self.attempt(core, key);
             }

@@ -126,6 +126,12 @@ impl Gateway {
                 }
             }
         }
+        if count > 0 {
+            self.count_filters(key);
+            if end {
+                self.filter_bodiless(&mut core.chunks, key);
+            }
+        }
         self.send_response_head(core, key, head);
     }
 
@@ -284,6 +290,7 @@ impl Gateway {
     /// The connection manager's counters and the access log of a stream that ends.
     pub(super) fn account<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
         let now = core.now();
+        self.end_filters(key, now);
         let Some(stream) = self.streams.0.get_key(key) else {
             return;
         };

@@ -153,6 +153,8 @@ mod more {
     pub(super) const TUNNEL: u16 = 1 << 5;
     pub(super) const REVERSE: u16 = 1 << 6;
     pub(super) const HTTP2: u16 = 1 << 7;
+    pub(super) const WAS_GRPC: u16 = 1 << 8;
+    pub(super) const GRPC_ANSWER: u16 = 1 << 9;
 }
 
 /// What the log says of a response that an upstream gave.
@@ -327,8 +329,8 @@ impl Silent {
             reverse,
             http2,
             not_grpc,
-            // Nor is one with HTTP/2 at either end.
-            grpc_answer: _,
+            was_grpc,
+            grpc_answer,
             stream_number,
         } = stream;
         let wide = [
@@ -378,6 +380,12 @@ impl Silent {
         }
         if not_grpc {
             more_bits |= more::NOT_GRPC;
+        }
+        if was_grpc {
+            more_bits |= more::WAS_GRPC;
+        }
+        if grpc_answer {
+            more_bits |= more::GRPC_ANSWER;
         }
         if via_upstream {
             more_bits |= more::VIA_UPSTREAM;
@@ -539,7 +547,8 @@ impl Silent {
             reverse: self.more_bits & more::REVERSE != 0,
             http2: self.more_bits & more::HTTP2 != 0,
             not_grpc: self.more_bits & more::NOT_GRPC != 0,
-            grpc_answer: false,
+            was_grpc: self.more_bits & more::WAS_GRPC != 0,
+            grpc_answer: self.more_bits & more::GRPC_ANSWER != 0,
             stream_number: self.stream_number,
         }
     }

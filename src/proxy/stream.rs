@@ -157,6 +157,8 @@ pub(super) struct Stream {
     pub(super) http2: bool,
     /// It did not come as gRPC, whatever a filter made of it.
     pub(super) not_grpc: bool,
+    /// It came as gRPC, whatever a filter made of it.
+    pub(super) was_grpc: bool,
     /// The answer is gRPC over HTTP/2, which ends with a status.
     pub(super) grpc_answer: bool,
     pub(super) stream_number: u64,
@@ -237,6 +239,7 @@ impl Stream {
             reverse: false,
             http2: false,
             not_grpc: false,
+            was_grpc: false,
             grpc_answer: false,
             stream_number: 0,
         }

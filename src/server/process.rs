@@ -170,8 +170,9 @@ pub(super) fn build_with(
     options: &Options,
 ) -> Result<Built, ConfigError> {
     let hostname = hostname();
+    let names: Arc<dyn Names + Send + Sync> = Arc::clone(registry) as _;
     let builder = Builder {
-        names: &**registry as &dyn Names,
+        names: &names,
         ids: interner,
         clusters,
         logs: logs.logs(),

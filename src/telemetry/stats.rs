@@ -288,6 +288,15 @@ group! {
 }
 
 group! {
+    /// `cluster.<name>.grpc.*`, `cluster.<name>.grpc.<service>.<method>.*`; counters by status beside them.
+    GrpcCallStats {
+        counters: success failure total request_message_count response_message_count;
+        gauges:;
+        histograms: upstream_rq_time;
+    }
+}
+
+group! {
     /// `cluster.<name>.circuit_breakers.<priority>.*`
     BreakerStats {
         counters:;

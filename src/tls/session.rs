@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::server::UnbufferedServerConnection;
+use rustls::server::{ServerConfig, UnbufferedServerConnection};
 use rustls::unbuffered::ConnectionState;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 
@@ -87,14 +87,15 @@ pub struct Asked<'a> {
 }
 
 enum Shaking {
-    Server(UnbufferedServerConnection),
+    /// With what it was made from, until the hello is seen.
+    Server(UnbufferedServerConnection, Option<Arc<ServerConfig>>),
     Client(UnbufferedClientConnection),
 }
 
 impl Shaking {
     fn common(&self) -> &CommonState {
         match self {
-            Self::Server(connection) => connection,
+            Self::Server(connection, _) => connection,
             Self::Client(connection) => connection,
         }
     }
@@ -130,6 +131,14 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// For a client that knows none of our protocols: the handshake goes on as if it had named none, as Envoy
+/// lets it. `rustls` would end it (RFC 7301 section 3.2), with clients that say `http/1.0` among others.
+fn without_alpn(config: &ServerConfig) -> Result<UnbufferedServerConnection, TlsError> {
+    let mut config = config.clone();
+    config.alpn_protocols.clear();
+    UnbufferedServerConnection::new(Arc::new(config)).map_err(|error| TlsError::of(&error))
+}
+
 impl Session {
     fn new(state: Shaking) -> Self {
         Self {
@@ -148,9 +157,10 @@ impl Session {
     /// # Errors
     /// What `rustls` refuses; a context that was built does not lead to any.
     pub fn server(context: &ServerContext, logged: bool) -> Result<Self, TlsError> {
-        let connection = UnbufferedServerConnection::new(context.config(logged))
+        let config = context.config(logged);
+        let connection = UnbufferedServerConnection::new(Arc::clone(&config))
             .map_err(|error| TlsError::of(&error))?;
-        Ok(Self::new(Shaking::Server(connection)))
+        Ok(Self::new(Shaking::Server(connection, Some(config))))
     }
 
     /// The client's end of a new connection; its first flight is appended to `wire`.
@@ -244,9 +254,14 @@ impl Session {
                 .get_mut(consumed..consumed + shown)
                 .unwrap_or_default();
             let (discard, step) = match &mut **shaking {
-                Shaking::Server(connection) => {
+                Shaking::Server(connection, config) => {
                     if !self.hello_seen && !window.is_empty() {
                         self.agreed.server_name = hello::server_name(window);
+                        if let Some(strange) = config
+                            .take_if(|config| hello::speaks_none_of(window, &config.alpn_protocols))
+                        {
+                            *connection = without_alpn(&strange)?;
+                        }
                     }
                     let status = connection.process_tls_records(window);
                     (status.discard, step(status.state, wire))
@@ -295,7 +310,7 @@ impl Session {
             return;
         };
         match &mut **shaking {
-            Shaking::Server(connection) => {
+            Shaking::Server(connection, _) => {
                 step(connection.process_tls_records(window).state, wire);
             }
             Shaking::Client(connection) => {
@@ -321,13 +336,13 @@ impl Session {
             alpn: common.alpn_protocol().map(Into::into),
             server_name: self.agreed.server_name.take(),
             peer: match &*shaking {
-                Shaking::Server(_) => PeerCertificate::of(common.peer_certificates()),
+                Shaking::Server(..) => PeerCertificate::of(common.peer_certificates()),
                 // Nobody asks for an upstream's, and it would stay in memory.
                 Shaking::Client(_) => None,
             },
         };
         let (secrets, kernel) = match *shaking {
-            Shaking::Server(connection) => connection
+            Shaking::Server(connection, _) => connection
                 .dangerous_into_kernel_connection()
                 .map(|(secrets, kernel)| (secrets, Kernel::Server(kernel))),
             Shaking::Client(connection) => connection

@@ -1,8 +1,13 @@
-// An HTTP/2 server without TLS: `node http2_server.js PORT`. The path says how it answers.
+// An HTTP/2 server: `node http2_server.js PORT [CERT KEY]`, with TLS if there is a certificate. The path says how
+// it answers.
 "use strict";
+const fs = require("fs");
 const http2 = require("http2");
 
-const server = http2.createServer();
+const [port, cert, key] = process.argv.slice(2);
+const server = cert
+  ? http2.createSecureServer({ cert: fs.readFileSync(cert), key: fs.readFileSync(key) })
+  : http2.createServer();
 let sessions = 0;
 server.on("session", () => { sessions += 1; });
 server.on("stream", (stream, headers) => {
@@ -38,4 +43,4 @@ server.on("stream", (stream, headers) => {
     stream.end("hello");
   }
 });
-server.listen(Number(process.argv[2]), "127.0.0.1");
+server.listen(Number(port), "127.0.0.1");

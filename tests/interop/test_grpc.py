@@ -6,10 +6,12 @@ Messages are bytes: no code is generated. `grpc_server.py` says what can be aske
 """
 
 import functools
+import http.server
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import unittest
 import urllib.request
@@ -65,7 +67,45 @@ def everywhere(test):
     return run
 
 
+class Plain(http.server.BaseHTTPRequestHandler):
+    """A server of HTTP/1 that answers posts with what they said, as the last word of the path wants it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        if "chunked" in self.headers.get("transfer-encoding", ""):
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers["content-length"]))
+        how = self.path.rpartition("/")[2]
+        self.server.seen = (self.path, self.headers["content-type"], self.headers["accept"], body)
+        self.send_response(503 if how == "Fails" else 200)
+        self.send_header("content-type", "text/html" if how == "Html" else "application/x-protobuf")
+        if how != "Unsized":
+            self.send_header("x-size", str(len(body) + (how == "Lies")))
+        if how in ("Chunked", "Unsized"):
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            for at in range(0, len(body), 1000):
+                piece = body[at:at + 1000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
 class Grpc(unittest.TestCase):
+    maxDiff = None
+
     @classmethod
     def setUpClass(cls):
         cls.scratch = Scratch()
@@ -77,6 +117,10 @@ class Grpc(unittest.TestCase):
         cls.plain, cls.tls = cls.server(), cls.server(cls.dir)
         cls.aged = cls.server("--max-age", 150)
         cls.mortal = free_port()
+        cls.http1 = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Plain)
+        threading.Thread(target=cls.http1.serve_forever, daemon=True).start()
+        cls.addClassCleanup(cls.http1.server_close)
+        cls.addClassCleanup(cls.http1.shutdown)
         cls.gateway = cls.start_gateway()
         cls.is_envoy = "envoy" in Path(moorgate_binary()).name
 
@@ -89,7 +133,8 @@ class Grpc(unittest.TestCase):
     @classmethod
     def start_gateway(cls):
         return Gateway(cls.scratch, "grpc.yaml", certs=str(cls.dir), upstream=cls.plain,
-                       tls_upstream=cls.tls, aged=cls.aged, mortal=cls.mortal, closed=closed_port())
+                       tls_upstream=cls.tls, aged=cls.aged, mortal=cls.mortal, closed=closed_port(),
+                       http1=cls.http1.server_port)
 
     def channel(self, secure=False, listener=None, gateway=None):
         """A channel with a connection of its own."""
@@ -338,6 +383,70 @@ class Grpc(unittest.TestCase):
                 with self.subTest(listener=listener, what=what):
                     said, _ = child.communicate(timeout=60)
                     self.assertEqual(said.decode(), "ok\n")
+
+    def counted(self, prefix):
+        return {name.removeprefix(prefix): value for name, value in self.stats().items()
+                if name.startswith(prefix) and value}
+
+    def test_counters_of_methods(self):
+        method = Method(self.channel(), "plain")
+        prefix = "cluster.plain.grpc.test.Counted."
+        for _ in range(3):
+            self.fails(grpc.StatusCode.UNIMPLEMENTED, method.unary, b"m", path="/test.Counted/No")
+        expected = {"12": 3, "failure": 3, "total": 3, "request_message_count": 3}
+        self.until(self.counted(prefix + "No."), lambda: self.counted(prefix + "No.") == expected)
+        before = self.counted("cluster.plain.grpc.test.Echo.Chat.")
+        self.assertEqual(len(list(method.chat(iter([b"a", b"b" * 100_000, b""])))), 3)
+        after = {"0": 1, "success": 1, "total": 1, "request_message_count": 3, "response_message_count": 3}
+        after = {name: before.get(name, 0) + value for name, value in after.items()}
+        self.until("the call", lambda: after.items() <= self.counted("cluster.plain.grpc.test.Echo.Chat.").items())
+        # The messages of a call that goes on are counted as they pass.
+        names = "cluster.plain.grpc.test.Echo.Watch."
+        before = self.counted(names).get("response_message_count", 0)
+        watch = method.spread(b"", path="/test.Echo/Watch")
+        self.assertEqual(next(watch), b"begun")
+        self.until("a message", lambda: self.counted(names).get("response_message_count", 0) > before)
+        watch.cancel()
+
+    def test_counters_of_a_list(self):
+        method = Method(self.channel(listener="listed"), "plain")
+        method.unary(b"m")
+        method.collect(iter([b"m"] * 4))
+        self.fails(grpc.StatusCode.ABORTED, method.unary, b"m", ("x-fail", "10"))
+        self.fails(grpc.StatusCode.NOT_FOUND, method.spread, b"1 1", ("x-fail", "5"))
+        expected = {"test.Echo.Unary.0": 1, "test.Echo.Unary.10": 1, "test.Echo.Unary.success": 1,
+                    "test.Echo.Unary.failure": 1, "test.Echo.Unary.total": 2,
+                    "test.Echo.Unary.request_message_count": 2,
+                    "test.Echo.Unary.response_message_count": 1,
+                    "0": 1, "5": 1, "success": 1, "failure": 1, "total": 2,
+                    "request_message_count": 5, "response_message_count": 1}
+        self.until("all", lambda: self.counted("cluster.counted.grpc.").get("total") == 2)
+        self.assertEqual(self.counted("cluster.counted.grpc."), expected)
+
+    def test_a_server_that_does_not_speak_grpc(self):
+        big = os.urandom(300_000)
+        for listener, how in (("bridge", ("Echo", "Chunked", "Unsized")), ("bridge_sized", ("Echo", "Chunked")),
+                              ("bridge_framed", ("Echo", "Chunked", "Unsized"))):
+            method = Method(self.channel(listener=listener), "plain")
+            for name in how:
+                for message in (b"x", b"some more", big):
+                    with self.subTest(listener=listener, how=name, size=len(message)):
+                        self.assertEqual(method.unary(message, path=f"/test.Plain/{name}"), message)
+                        kind = "application/x-protobuf"
+                        frame = b"\0" + len(message).to_bytes(4, "big") if listener == "bridge_framed" else b""
+                        expected = (f"/test.Plain/{name}", kind, kind, frame + message)
+                        self.assertTrue(self.http1.seen == expected, self.http1.seen[:3])
+            # An HTTP status becomes one of gRPC.
+            self.fails(grpc.StatusCode.UNAVAILABLE, method.unary, b"m", path="/test.Plain/Fails")
+            error = self.fails(grpc.StatusCode.UNKNOWN, method.unary, b"m", path="/test.Plain/Html")
+            self.assertIn("unsupported content-type text/html, status code 200", error.details())
+            # Envoy's filter does not know our answers from the server's.
+            nobody = grpc.StatusCode.UNKNOWN if self.is_envoy else grpc.StatusCode.UNAVAILABLE
+            self.fails(nobody, method.unary, b"m", path="/nobody/here")
+        method = Method(self.channel(listener="bridge_sized"), "plain")
+        self.fails(grpc.StatusCode.INTERNAL, method.unary, b"m", path="/test.Plain/Unsized")
+        self.fails((grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), method.unary, b"m",
+                   path="/test.Plain/Lies")
 
     def test_zz_nothing_is_left(self):
         """By its name the last: no call is counted as open, whichever way it ended."""

@@ -1,15 +1,21 @@
 """A WebSocket server and client of PyPI's `websockets`, run by test_websocket.py with the peers' Python.
 
-    ws_peer.py serve                    prints its port; echoes, and closes with 4001 when told "close"
-    ws_peer.py talk URL                 everything a client does; prints "ok"
+    ws_peer.py serve [DIR]              prints its port; echoes, and closes with 4001 when told "close"; with
+                                        the certificate that is in DIR it speaks TLS
+    ws_peer.py talk URL WHAT [CA]       what a client does; prints "ok"
 """
 
 import asyncio
+import ssl
 import sys
 
 import websockets
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
+
+
+# Whom a client trusts; no more than its URL asks for.
+TLS = ssl.create_default_context(cafile=sys.argv[4]) if len(sys.argv) > 4 else None
 
 
 async def echo(socket):
@@ -26,15 +32,19 @@ async def echo(socket):
         pass
 
 
-async def serving():
+async def serving(directory=None):
+    context = None
+    if directory:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{directory}/web.pem", f"{directory}/web.key")
     # Short pings: silent clients are asked, too.
-    async with serve(echo, "127.0.0.1", 0, max_size=1 << 24, ping_interval=0.2) as server:
+    async with serve(echo, "127.0.0.1", 0, max_size=1 << 24, ping_interval=0.2, ssl=context) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.wait_closed()
 
 
 async def talk(url, compression):
-    async with connect(url, compression=compression, max_size=1 << 24, proxy=None) as socket:
+    async with connect(url, compression=compression, max_size=1 << 24, proxy=None, ssl=TLS) as socket:
         agreed = socket.response.headers.get("Sec-WebSocket-Extensions")
         for message in ("text", "caf\u00e9 \u20ac", "", b"", bytes(range(256)) * 4096, "x" * 70_000):
             await socket.send(message)
@@ -52,7 +62,7 @@ async def talk(url, compression):
 
 
 async def told_to_leave(url):
-    async with connect(url, proxy=None) as socket:
+    async with connect(url, proxy=None, ssl=TLS) as socket:
         await socket.send("fragments")
         assert await socket.recv() == "ab\u20ac"
         await socket.send("close")
@@ -65,7 +75,7 @@ async def told_to_leave(url):
 async def many(url):
     """A hundred at once, of which each has its own messages."""
     async def one(number):
-        async with connect(url, proxy=None) as socket:
+        async with connect(url, proxy=None, ssl=TLS) as socket:
             for turn in range(5):
                 await socket.send(f"{number}.{turn}")
                 assert await socket.recv() == f"{number}.{turn}"
@@ -74,7 +84,7 @@ async def many(url):
 
 async def main():
     if sys.argv[1] == "serve":
-        await serving()
+        await serving(*sys.argv[2:])
         return
     url, what = sys.argv[2], sys.argv[3]
     if what == "talk":

@@ -229,6 +229,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.http.fault.v3.rs");
                     }
                 }
+                pub mod grpc_http1_reverse_bridge {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.grpc_http1_reverse_bridge.v3.rs");
+                    }
+                }
                 pub mod grpc_stats {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.grpc_stats.v3.rs");

@@ -95,7 +95,7 @@ fn config(
         Arc::new(Http2 {
             role: Role::Client,
             settings: Arc::new(settings),
-            stats: Http2Stats::new(context.builder.names, &prefix),
+            stats: Http2Stats::new(&**context.builder.names, &prefix),
         }) as Arc<dyn CodecFactory>
     });
     let mut panic_threshold = defaults.panic_threshold;

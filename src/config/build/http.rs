@@ -1,5 +1,6 @@
 //! `HttpConnectionManager`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use moorgate_codecs::http1;
@@ -10,6 +11,9 @@ use moorgate_protos::envoy::config::core::v3::scheme_header_transformation::Tran
 use moorgate_protos::envoy::config::core::v3::{
     Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
 };
+use moorgate_protos::envoy::extensions::filters::http::grpc_http1_reverse_bridge::v3::FilterConfig as ReverseBridgeConfig;
+use moorgate_protos::envoy::extensions::filters::http::grpc_stats::v3::FilterConfig as GrpcStatsConfig;
+use moorgate_protos::envoy::extensions::filters::http::grpc_stats::v3::filter_config::PerMethodStatSpecifier;
 use moorgate_protos::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use moorgate_protos::envoy::extensions::filters::http::router::v3::Router;
 use moorgate_protos::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::cluster::CodecFactory;
 use crate::config::{FieldPath, packed_type, unpack};
-use crate::filter::{FilterFactory, grpc_web};
+use crate::filter::{FilterFactory, grpc_stats, grpc_web, reverse_bridge};
 use crate::proxy::config::{
     EscapedSlashes, Http, Network, Rules, ServerHeader, StripPort, Underscores,
 };
@@ -50,7 +54,7 @@ pub(super) fn build(
         _ => return Err(path.field("route_config").error("is required")),
     };
     let upgrades = upgrades(message, path)?;
-    let (filters, router) = filters(message, path)?;
+    let (filters, router) = filters(message, context, path)?;
     let nothing = HttpProtocolOptions::default();
     let common = message.common_http_protocol_options.as_ref();
     let common = common.unwrap_or(&nothing);
@@ -110,7 +114,7 @@ pub(super) fn build(
         proxy_100_continue: message.proxy_100_continue,
         upgrades,
         access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
-        stats: HttpStats::new(context.builder.names, &format!("http.{stat_prefix}.")),
+        stats: HttpStats::new(&**context.builder.names, &format!("http.{stat_prefix}.")),
         routes: Arc::new(routes),
     })
 }
@@ -129,7 +133,7 @@ fn http2_codec(
     Ok(Arc::new(Http2 {
         role: Role::Server,
         settings: Arc::new(super::http2::settings(options, limits, &path)?),
-        stats: Http2Stats::new(context.builder.names, "http2."),
+        stats: Http2Stats::new(&**context.builder.names, "http2."),
     }))
 }
 
@@ -198,6 +202,7 @@ fn settings(
 /// The HTTP filters, of which the last and no other is the router.
 fn filters(
     message: &HttpConnectionManager,
+    context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<(Vec<Arc<dyn FilterFactory>>, Router)> {
     let path = path.field("http_filters");
@@ -213,9 +218,14 @@ fn filters(
         let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
             return Err(path.error("is required"));
         };
-        if packed_type(any, &path)? == GrpcWeb::full_name() {
+        let kind = packed_type(any, &path)?;
+        if kind == GrpcWeb::full_name() {
             let GrpcWeb {} = unpack(any, &path)?;
             filters.push(Arc::new(grpc_web::GrpcWeb));
+        } else if kind == GrpcStatsConfig::full_name() {
+            filters.push(Arc::new(grpc_stats(unpack(any, &path)?, context)));
+        } else if kind == ReverseBridgeConfig::full_name() {
+            filters.push(Arc::new(reverse_bridge(unpack(any, &path)?, &path)?));
         } else {
             router = Some(unpack(any, &path)?);
         }
@@ -224,6 +234,46 @@ fn filters(
         Some(router) => Ok((filters, router)),
         None => Err(path.error("has to end with the router")),
     }
+}
+
+/// Without a list no method has counters of its own, as in Envoy.
+fn grpc_stats(message: GrpcStatsConfig, context: &Context<'_>) -> grpc_stats::GrpcStats {
+    let methods = match message.per_method_stat_specifier {
+        Some(PerMethodStatSpecifier::StatsForAllMethods(true)) => grpc_stats::Methods::All,
+        Some(PerMethodStatSpecifier::IndividualMethodStatsAllowlist(list)) => {
+            let services = list.services.into_iter();
+            let these = services.flat_map(|service| {
+                let methods = service.method_names.into_iter();
+                methods.map(move |method| (service.name.clone(), method))
+            });
+            grpc_stats::Methods::These(these.collect())
+        }
+        _ => grpc_stats::Methods::These(HashSet::new()),
+    };
+    grpc_stats::GrpcStats::new(
+        methods,
+        message.enable_upstream_stats,
+        message.replace_dots_in_grpc_service_name,
+        Arc::clone(context.builder.names),
+    )
+}
+
+fn reverse_bridge(
+    message: ReverseBridgeConfig,
+    path: &FieldPath<'_>,
+) -> Outcome<reverse_bridge::ReverseBridges> {
+    let content_type = required(&message.content_type, &path.field("content_type"))?;
+    let size = message.response_size_header.to_ascii_lowercase();
+    if !size.is_empty() && !crate::route::matcher::is_token(&size) {
+        return Err(path.field("response_size_header").error("is no field name"));
+    }
+    Ok(reverse_bridge::ReverseBridges::new(
+        reverse_bridge::ReverseBridge {
+            content_type: content_type.as_bytes().to_vec(),
+            withhold_grpc_frames: message.withhold_grpc_frames,
+            response_size_header: Some(size.into_bytes()).filter(|name| !name.is_empty()),
+        },
+    ))
 }
 
 fn rules(

@@ -60,7 +60,10 @@ pub(super) fn build(
         chains: chains(message, id, &stat_prefix, context, path)?,
         chooser: chain_match::build(message, path)?,
         filters: listener_filters::build(message, context, path)?,
-        stats: ListenerStats::new(context.builder.names, &format!("listener.{stat_prefix}.")),
+        stats: ListenerStats::new(
+            &**context.builder.names,
+            &format!("listener.{stat_prefix}."),
+        ),
         addresses: locals.into_iter().map(|local| local.addr).collect(),
         name,
     })
@@ -244,7 +247,7 @@ fn tcp_proxy(
             }
             duration => duration.unwrap_or(0),
         },
-        stats: TcpStats::new(context.builder.names, &format!("tcp.{stat_prefix}.")),
+        stats: TcpStats::new(&**context.builder.names, &format!("tcp.{stat_prefix}.")),
         access_logs: access_log::build(&message.access_log, context, &path.field("access_log"))?,
     })
 }

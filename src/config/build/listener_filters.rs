@@ -57,7 +57,7 @@ fn one(message: &Filter, context: &Context<'_>, path: &FieldPath<'_>) -> Outcome
         tls(&unpack(any, &path)?, context, &path)
     } else if name == HttpInspector::full_name() {
         let HttpInspector {} = unpack(any, &path)?;
-        let stats = HttpInspectorStats::new(context.builder.names, "http_inspector.");
+        let stats = HttpInspectorStats::new(&**context.builder.names, "http_inspector.");
         Ok(ListenerFilter::Http { stats })
     } else if name == OriginalDst::full_name() {
         let OriginalDst {} = unpack(any, &path)?;
@@ -82,12 +82,12 @@ fn tls(
     Ok(ListenerFilter::Tls {
         max_hello: max_hello as usize,
         close_on_errors: message.close_connection_on_client_hello_parsing_errors,
-        stats: TlsInspectorStats::new(context.builder.names, "tls_inspector."),
+        stats: TlsInspectorStats::new(&**context.builder.names, "tls_inspector."),
     })
 }
 
 fn proxy(message: &Proxy, context: &Context<'_>, path: &FieldPath<'_>) -> Outcome<ProxyProtocol> {
-    let names = context.builder.names;
+    let names = &**context.builder.names;
     let prefix = match message.stat_prefix.as_str() {
         "" => "proxy_proto.".to_owned(),
         prefix => format!("proxy_proto.{prefix}."),

@@ -56,7 +56,7 @@ use crate::telemetry::stats::Names;
 #[derive(Clone, Copy)]
 pub struct Builder<'a> {
     /// Names of counters.
-    pub names: &'a dyn Names,
+    pub names: &'a Arc<dyn Names + Send + Sync>,
     /// Numbers of listeners and filter chains.
     pub ids: &'a Interner,
     /// Numbers of clusters.

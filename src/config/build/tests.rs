@@ -16,7 +16,7 @@ use crate::telemetry::registry::Registry;
 
 /// What outlives a configuration.
 struct Process {
-    registry: Arc<Registry>,
+    names: Arc<dyn Names + Send + Sync>,
     ids: Interner,
     clusters: Arc<ClusterIds>,
     logs: Logs,
@@ -27,7 +27,7 @@ impl Process {
         let registry = Registry::new();
         Self {
             logs: Logs::dry(&registry),
-            registry,
+            names: registry,
             ids: Interner::default(),
             clusters: Arc::default(),
         }
@@ -36,7 +36,7 @@ impl Process {
     fn build(&self, source: &Source) -> Result<Built, ConfigError> {
         let parsed = parse_bootstrap(source, &ParseOptions::default())?;
         let builder = Builder {
-            names: &*self.registry,
+            names: &self.names,
             ids: &self.ids,
             clusters: &self.clusters,
             logs: &self.logs,

@@ -6,6 +6,8 @@ use super::access_log::ACCESS_LOGS;
 
 /// HTTP filters; the router ends the chain.
 const HTTP_FILTERS: &[&str] = &[
+    "envoy.extensions.filters.http.grpc_http1_reverse_bridge.v3.FilterConfig",
+    "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
     "envoy.extensions.filters.http.router.v3.Router",
 ];
@@ -143,6 +145,32 @@ pub(super) static TABLES: &[Support] = &[
     Support {
         message: "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
         fields: &[],
+    },
+    Support {
+        message: "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        fields: &[
+            ("emit_filter_state", Off),
+            ("individual_method_stats_allowlist", Yes),
+            ("stats_for_all_methods", Yes),
+            ("enable_upstream_stats", Yes),
+            ("replace_dots_in_grpc_service_name", Yes),
+        ],
+    },
+    Support {
+        message: "envoy.config.core.v3.GrpcMethodList",
+        fields: &[("services", Yes)],
+    },
+    Support {
+        message: "envoy.config.core.v3.GrpcMethodList.Service",
+        fields: &[("name", Yes), ("method_names", Yes)],
+    },
+    Support {
+        message: "envoy.extensions.filters.http.grpc_http1_reverse_bridge.v3.FilterConfig",
+        fields: &[
+            ("content_type", Yes),
+            ("withhold_grpc_frames", Yes),
+            ("response_size_header", Yes),
+        ],
     },
     Support {
         message: "envoy.extensions.filters.http.router.v3.Router",

@@ -343,10 +343,10 @@ impl LocalReply {
 
 /// The head of our own answer. To a gRPC request it says everything: status 200, and in `grpc-status` and
 /// `grpc-message` what the status and the body would have said (trailers-only, as Envoy does it).
-/// Returns whether the body is to follow.
-pub fn write_head(reply: &Reply, request: Option<&Head>, head: &mut Head) -> bool {
+/// `was_grpc`: the request came as gRPC, whatever a filter made of it. Returns whether the body is to follow.
+pub fn write_head(reply: &Reply, request: Option<&Head>, was_grpc: bool, head: &mut Head) -> bool {
     head.status = reply.status;
-    let grpc = request.filter(|request| grpc::is_grpc(request));
+    let grpc = request.filter(|request| was_grpc || grpc::is_grpc(request));
     let content_type: &[u8] = match grpc {
         Some(_) => grpc::CONTENT_TYPE,
         None if reply.body.is_empty() => b"",
@@ -589,7 +589,7 @@ mod tests {
         let written = |reply: LocalReply, request: &Head| {
             let mut head = Head::new();
             let reply = reply.to_reply(Some(request), false);
-            assert!(!write_head(&reply, Some(request), &mut head));
+            assert!(!write_head(&reply, Some(request), false, &mut head));
             assert_eq!((head.status, head.content_length), (200, None));
             assert_eq!(head.get(b"content-type"), Some(&b"application/grpc"[..]));
             let text = |name| {

@@ -142,6 +142,18 @@ fn the_first_common_protocol_of_the_server_is_chosen() {
 }
 
 #[test]
+fn without_a_common_protocol_none_is_chosen() {
+    let alpn = |list: &[&str]| list.iter().map(|one| one.as_bytes().to_vec()).collect();
+    let pair = with(
+        |_, client| client.alpn = alpn(&["http/1.0"]),
+        |_, server| server.alpn = alpn(&["h2", "http/1.1"]),
+    );
+    assert!(pair.is_open());
+    assert_eq!(pair.server.session.agreed().alpn, None);
+    assert_eq!(pair.client.session.agreed().alpn, None);
+}
+
+#[test]
 fn keys_change_on_both_sides_and_no_number_is_used_twice() {
     let watch = crate::tls::seals::Watch::begin();
     let (client, server) = contexts(false);
