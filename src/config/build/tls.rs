@@ -69,7 +69,7 @@ pub(super) fn downstream(
     let path = path.field("typed_config");
     let common = message.common_tls_context.as_ref();
     let sources = sources(common, &path)?;
-    let stats = TlsStats::new(around.builder.names, prefix);
+    let stats = TlsStats::new(&**around.builder.names, prefix);
     let tls = Arc::new(DownstreamTls {
         context: Live::new(server(&message, &path)?),
         handshake_timeout_ms,
@@ -162,7 +162,7 @@ pub(super) fn upstream(
     };
     let path = path.field("typed_config");
     let sources = sources(message.common_tls_context.as_ref(), &path)?;
-    let stats = TlsStats::new(around.builder.names, prefix);
+    let stats = TlsStats::new(&**around.builder.names, prefix);
     let verify = auto_sni.as_ref().is_some_and(|auto| auto.verify);
     let tls = Arc::new(UpstreamTls {
         context: Live::new(client(&message, spoken, verify, &path)?),
