@@ -238,6 +238,38 @@ mod tests {
     }
 
     #[test]
+    fn options_speak_for_the_scheme_or_contradict_it() {
+        let target = |text| Target::parse(text, true).unwrap();
+        let speak = |text, protocol, http2, bidi| {
+            target(text).speak(&ProtocolOptions {
+                protocol,
+                http2,
+                streams: None,
+                bidi,
+            })
+        };
+        let spoken = |text, protocol, http2| speak(text, protocol, http2, false).unwrap().scheme;
+        assert_eq!(spoken("http://127.0.0.1/", None, false), Scheme::Http);
+        assert_eq!(spoken("https://127.0.0.1/", None, true), Scheme::Http2);
+        for (protocol, scheme) in [
+            (Protocol::Http1, Scheme::Http),
+            (Protocol::Http2, Scheme::Http2),
+            (Protocol::Grpc, Scheme::Grpc),
+            (Protocol::Ws, Scheme::Ws),
+        ] {
+            assert_eq!(spoken("https://127.0.0.1/", Some(protocol), false), scheme);
+        }
+        assert_eq!(
+            spoken("grpc://127.0.0.1/", Some(Protocol::Grpc), false),
+            Scheme::Grpc
+        );
+        assert!(speak("tcp://127.0.0.1:1", None, true, false).is_err());
+        assert!(speak("ws://127.0.0.1/", Some(Protocol::Grpc), false, false).is_err());
+        assert!(speak("http://127.0.0.1/", None, true, true).is_err());
+        assert!(speak("grpc://127.0.0.1/", None, false, true).is_ok());
+    }
+
+    #[test]
     fn tcp_has_a_port_and_no_path() {
         let target = Target::parse("tcp://[::1]:7", false).unwrap();
         assert_eq!((target.scheme, target.addr.port()), (Scheme::Tcp, 7));
