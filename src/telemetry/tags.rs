@@ -82,10 +82,19 @@ pub fn extract(name: &str) -> Tagged<'_> {
         let (value, tail) = below(rest, entry.0).and_then(token)?;
         Some((entry.0, entry.1, value, tail))
     }) {
-        labels.push((label, value));
         found.push_str(prefix);
         found.push('.');
-        found.push_str(tail);
+        if prefix == "cluster"
+            && let Some((service, method, tail)) = grpc_method(tail)
+        {
+            labels.push(("envoy_grpc_bridge_method", method));
+            labels.push(("envoy_grpc_bridge_service", service));
+            found.push_str("grpc.");
+            found.push_str(tail);
+        } else {
+            found.push_str(tail);
+        }
+        labels.push((label, value));
     } else {
         found.push_str(rest);
     }
@@ -94,6 +103,14 @@ pub fn extract(name: &str) -> Tagged<'_> {
         name: found,
         labels,
     }
+}
+
+/// `grpc.<service>.<method>.<tail>`. A service with dots in its name is cut at the first, as by Envoy, which
+/// has `replace_dots_in_grpc_service_name` for that.
+fn grpc_method(name: &str) -> Option<(&str, &str, &str)> {
+    let (service, rest) = below(name, "grpc").and_then(token)?;
+    let (method, tail) = token(rest)?;
+    Some((service, method, tail))
 }
 
 /// `<front>.worker_<n>.<tail>` of the names that have workers.
@@ -192,6 +209,22 @@ mod tests {
                 "listener.admin.main_thread.downstream_cx_total",
                 "listener.admin.main_thread.downstream_cx_total",
                 "",
+            ),
+            (
+                "cluster.up.grpc.shop_Orders.Place.success",
+                "cluster.grpc.success",
+                "envoy_grpc_bridge_method=Place,envoy_grpc_bridge_service=shop_Orders,\
+                 envoy_cluster_name=up",
+            ),
+            (
+                "cluster.up.grpc.request_message_count",
+                "cluster.grpc.request_message_count",
+                "envoy_cluster_name=up",
+            ),
+            (
+                "cluster.up.grpc.test.Echo.Unary.0",
+                "cluster.grpc.Unary.0",
+                "envoy_grpc_bridge_method=Echo,envoy_grpc_bridge_service=test,envoy_cluster_name=up",
             ),
             (
                 "tcp.tcp1.idle_timeout",
