@@ -5,11 +5,13 @@
 //! [`Breakers`], which are shared by all workers and survive a reload. It must never touch a socket
 //! of the data path, and nothing here blocks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 use moorgate_codecs::Head;
+use moorgate_codecs::preface::proxy;
 
 use crate::engine::reactor::{Addr, SocketOptions};
 use crate::telemetry::stats::ClusterStats;
@@ -92,6 +94,30 @@ pub struct ClusterConfig {
     pub codec: Option<Arc<dyn CodecFactory>>,
     /// TLS towards its hosts.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// Connections begin with a header that says whose they are.
+    pub proxy_header: Option<ProxyHeader>,
+}
+
+/// Envoy's `upstream_proxy_protocol`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyHeader {
+    /// How it is written.
+    pub version: proxy::Version,
+    /// `added_tlvs`, for version 2.
+    pub tlvs: Vec<(u8, Box<[u8]>)>,
+}
+
+impl ProxyHeader {
+    /// Appends a header for the connection of a client: its address, and what it connected to. Without that
+    /// it says that we speak for ourselves.
+    pub fn write(&self, client: Option<(SocketAddr, SocketAddr)>, out: &mut Vec<u8>) {
+        let with_tlvs = self.version == proxy::Version::V2
+            && !self.tlvs.is_empty()
+            && proxy::write_v2_with(client, &self.tlvs, out);
+        if !with_tlvs {
+            proxy::write(self.version, client, out);
+        }
+    }
 }
 
 /// Envoy's `UpstreamTlsContext`.
@@ -171,6 +197,7 @@ impl Default for ClusterConfig {
             discovery: Discovery::Static,
             codec: None,
             tls: None,
+            proxy_header: None,
         }
     }
 }

@@ -175,7 +175,7 @@ impl Gateway {
             self.connect_failed(core, key, UpstreamFailure::Connect);
             return;
         }
-        if !self.begin_upstream_tls(core, key, &endpoint) {
+        if !self.begin_upstream(core, key, &endpoint) {
             self.upstream_connected(core, key);
         }
     }

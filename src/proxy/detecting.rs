@@ -75,7 +75,12 @@ impl Found {
 
     /// The addresses of the client, where the socket does not say them.
     pub(super) fn ends(&mut self, direct_local: &Addr) -> Option<Box<Ends>> {
-        (self.remote.is_some() || self.local.is_some()).then(|| self.all_ends(direct_local))
+        self.was_told().then(|| self.all_ends(direct_local))
+    }
+
+    /// A filter told other addresses than the socket's.
+    pub(super) fn was_told(&self) -> bool {
+        self.remote.is_some() || self.local.is_some()
     }
 
     /// The addresses of the client, for a log.

@@ -1,5 +1,6 @@
 //! What the proxy keeps with connections and what its workers send each other.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moorgate_codecs::{Compact, StreamId};
@@ -25,6 +26,8 @@ pub struct Endpoint {
     pub pool: HostId,
     /// The name that requests brought and TLS asks for (`auto_sni`).
     pub name: Option<Box<str>>,
+    /// The client that connections tell of, and where it wanted to go (`upstream_proxy_protocol`).
+    pub client: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// What the kernel cannot be asked again about a parked connection.

@@ -386,7 +386,9 @@ impl Gateway {
         match &chain.filter {
             NetworkFilter::Tcp(filter) => {
                 self.stats.inc(filter.stats.downstream_cx_total);
-                let ends = (!filter.access_logs.is_empty()).then(|| {
+                // For a log, or an upstream that is told whose the connection is.
+                let wanted = !filter.access_logs.is_empty() || found.was_told();
+                let ends = wanted.then(|| {
                     let local = local(&found.peer);
                     found.all_ends(&local)
                 });

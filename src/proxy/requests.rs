@@ -479,11 +479,19 @@ impl Gateway {
         let auto_sni = cluster.config.tls.as_ref();
         let auto_sni = auto_sni.and_then(|tls| tls.auto_sni.as_ref());
         let name = auto_sni.and_then(|auto| auto.name(stream.head.as_deref()?));
+        let client = match &cluster.config.proxy_header {
+            None => None,
+            Some(_) => stream
+                .client_key()
+                .and_then(|client| self.conns.get_key(client))
+                .and_then(Conn::down)
+                .and_then(|down| down.remote.socket().zip(down.local.socket())),
+        };
         // The counts of hosts and clusters are every worker's; the pool's endpoint is our own.
         let endpoint = match self.pools.get(&id) {
-            _ if name.is_some() => {
+            _ if name.is_some() || client.is_some() => {
                 let (host, cluster) = (Arc::clone(host), Arc::clone(cluster));
-                self.named_endpoint(&host, &cluster, name.unwrap_or_default())
+                self.named_endpoint(&host, &cluster, name, client)
             }
             Some(pool) if Arc::ptr_eq(&pool.endpoint.cluster, cluster) => {
                 Arc::clone(&pool.endpoint)

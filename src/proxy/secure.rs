@@ -6,7 +6,7 @@
 //! of it. A connection without TLS pays one look at an empty pointer for each read and each flush.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::config::DownstreamTls;
@@ -360,17 +360,23 @@ impl Gateway {
         }
     }
 
-    /// A TCP connection to an upstream is there. True when its TLS begins now, or could not.
-    pub(super) fn begin_upstream_tls<R: Reactor>(
+    /// A TCP connection to an upstream is there: says whose it is, where that is wanted. True when its TLS
+    /// begins now, or could not.
+    pub(super) fn begin_upstream<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
         key: Key,
         endpoint: &Arc<Endpoint>,
     ) -> bool {
+        self.sealed.clear();
+        if let Some(header) = &endpoint.cluster.config.proxy_header {
+            let client = endpoint.client.or_else(|| self.tunnels_client(core, key));
+            header.write(client, &mut self.sealed);
+        }
         let Some(tls) = &endpoint.cluster.config.tls else {
+            self.say_first(key);
             return false;
         };
-        self.sealed.clear();
         let name = match &endpoint.name {
             Some(name) => Some(&**name),
             None => tls.server_name(&endpoint.host),
@@ -409,6 +415,35 @@ impl Gateway {
             }
         }
         true
+    }
+
+    /// Sends what was put into the buffer before anything else of a new connection.
+    fn say_first(&mut self, key: Key) {
+        if self.sealed.is_empty() {
+            return;
+        }
+        let start = self.out.bytes.len();
+        self.out.bytes.extend_from_slice(&self.sealed);
+        if let Some(conn) = self.conns.get_key_mut(key) {
+            let none = crate::engine::arena::Span { start: 0, len: 0 };
+            conn.output.take(&mut self.out, start, none);
+            self.mark_dirty(key);
+        }
+    }
+
+    /// The client of a tunnel, of which this is the upstream's end, and where it wanted to go.
+    fn tunnels_client<R: Reactor>(
+        &self,
+        core: &Core<R>,
+        key: Key,
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        let client = self.tunnel_end(key)?.peer?;
+        let facts = self.tunnel_end(client)?.facts.as_ref()?;
+        let (remote, local) = match &facts.addresses {
+            Some(ends) => (Some(ends.remote.clone()), Some(ends.local.clone())),
+            None => Self::addresses(core, self.conn(client)?),
+        };
+        remote?.socket().zip(local?.socket())
     }
 
     /// Seals and writes a connection's output.

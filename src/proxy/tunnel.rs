@@ -250,7 +250,7 @@ impl Gateway {
             return;
         }
         let endpoint = self.tunnel_end(key).and_then(|end| end.endpoint.clone());
-        if endpoint.is_some_and(|endpoint| self.begin_upstream_tls(core, key, &endpoint)) {
+        if endpoint.is_some_and(|endpoint| self.begin_upstream(core, key, &endpoint)) {
             return;
         }
         self.tunnel_established(core, key);
@@ -274,6 +274,14 @@ impl Gateway {
             if let Some(client) = self.conn_mut(peer) {
                 client.paused &= !pause::CONNECTING;
                 client.active_ms = now;
+                if let Role::Tunnel(end) = &mut client.role
+                    && let Some(facts) = &mut end.facts
+                    && let Origin::Tcp(tcp) = &facts.origin
+                    && tcp.access_logs.is_empty()
+                {
+                    // Nobody asks for them any more.
+                    facts.addresses = None;
+                }
             }
             self.queue(peer);
             self.arm_tunnel_timer(core, peer);

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -69,19 +70,22 @@ impl Gateway {
             cluster: Arc::clone(cluster),
             pool: host.id,
             name: None,
+            client: None,
         });
         self.endpoints.insert(host.id, Arc::downgrade(&endpoint));
         endpoint
     }
 
-    /// A host that is asked for by a name: its connections serve no request with another one.
+    /// A host that is asked for by a name, or told of a client: its connections serve no request with another
+    /// one.
     pub(super) fn named_endpoint(
         &mut self,
         host: &Arc<Host>,
         cluster: &Arc<Cluster>,
-        name: Box<str>,
+        name: Option<Box<str>>,
+        client: Option<(SocketAddr, SocketAddr)>,
     ) -> Arc<Endpoint> {
-        let key = (host.id, name.clone());
+        let key = (host.id, Self::what_is_asked(name.as_deref(), client));
         let known = self.named.get(&key).and_then(Weak::upgrade);
         let pool = match known {
             Some(known) if Arc::ptr_eq(&known.cluster, cluster) => return known,
@@ -97,16 +101,27 @@ impl Gateway {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
             pool,
-            name: Some(name),
+            name,
+            client,
         });
         self.named.insert(key, Arc::downgrade(&endpoint));
         endpoint
     }
 
+    /// What tells connections to one host apart. No name has a space.
+    fn what_is_asked(name: Option<&str>, client: Option<(SocketAddr, SocketAddr)>) -> Box<str> {
+        let name = name.unwrap_or_default();
+        match client {
+            None => name.into(),
+            Some((from, to)) => format!("{name} {from} {to}").into(),
+        }
+    }
+
     /// A connection with this endpoint came from another worker.
     pub(super) fn adopt_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
-        if let Some(name) = &endpoint.name {
-            let key = (endpoint.host.id, name.clone());
+        if endpoint.name.is_some() || endpoint.client.is_some() {
+            let asked = Self::what_is_asked(endpoint.name.as_deref(), endpoint.client);
+            let key = (endpoint.host.id, asked);
             let known = self.named.get(&key);
             if known.is_none_or(|known| known.strong_count() == 0) {
                 self.named.insert(key, Arc::downgrade(endpoint));

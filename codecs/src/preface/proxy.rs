@@ -263,6 +263,33 @@ fn write_v2(addresses: Option<(SocketAddr, SocketAddr)>, out: &mut Vec<u8>) {
     out.extend_from_slice(&destination.port().to_be_bytes());
 }
 
+/// Appends a header of version 2 with these type-length-value fields. False, and nothing is appended, when
+/// they are more than a header can have.
+#[must_use]
+pub fn write_v2_with(
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    tlvs: &[(u8, Box<[u8]>)],
+    out: &mut Vec<u8>,
+) -> bool {
+    let start = out.len();
+    write_v2(addresses, out);
+    for (kind, value) in tlvs {
+        let Ok(length) = u16::try_from(value.len()) else {
+            out.truncate(start);
+            return false;
+        };
+        out.push(*kind);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(value);
+    }
+    let Ok(length) = u16::try_from(out.len() - start - FIXED_V2) else {
+        out.truncate(start);
+        return false;
+    };
+    out[start + 14..start + FIXED_V2].copy_from_slice(&length.to_be_bytes());
+    true
+}
+
 /// Both addresses of a header are of one family.
 fn as_v6(address: IpAddr) -> Ipv6Addr {
     match address {

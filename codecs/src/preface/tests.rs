@@ -277,3 +277,27 @@ fn proxy_headers_without_addresses_or_with_more_fields() {
         assert_eq!((header.addresses, header.length), (addresses, bytes.len()));
     }
 }
+
+#[test]
+fn a_header_with_fields_is_read_again() {
+    use super::proxy::{Found, Version, parse, write_v2_with};
+    let addresses = (
+        "192.0.2.7:4711".parse().unwrap(),
+        "192.0.2.1:443".parse().unwrap(),
+    );
+    let tlvs: [(u8, Box<[u8]>); 2] = [(0xf1, (*b"hello").into()), (0xf2, Box::default())];
+    for addresses in [Some(addresses), None] {
+        let mut bytes = b"before".to_vec();
+        assert!(write_v2_with(addresses, &tlvs, &mut bytes));
+        let Found::Header(header) = parse(&bytes[6..]) else {
+            panic!("no header");
+        };
+        assert_eq!(header.version, Version::V2);
+        assert_eq!(header.addresses, addresses);
+        assert_eq!(header.length, bytes.len() - 6);
+        assert!(bytes.ends_with(b"\xf1\0\x05hello\xf2\0\0"));
+    }
+    let much: [(u8, Box<[u8]>); 1] = [(1, vec![0; 65_534].into())];
+    let mut bytes = Vec::new();
+    assert!(!write_v2_with(None, &much, &mut bytes) && bytes.is_empty());
+}

@@ -20,7 +20,7 @@ use moorgate_protos::{Message, Name};
 
 use super::address::{self, Remote};
 use super::bootstrap::{DnsFields, dns};
-use super::{Context, Outcome, health, present, time, tls, upstream};
+use super::{Context, Outcome, health, present, proxy_header, time, tls, upstream};
 use crate::cluster::manager::Definition;
 use crate::cluster::{
     BalancerKind, ClusterConfig, CodecFactory, Discovery, DnsFamily, DnsName, DnsSource, Endpoint,
@@ -81,8 +81,22 @@ fn config(
     let protocol = upstream::build(cluster, path)?;
     let at = path.field("transport_socket");
     let spoken = protocol.http2.is_some().then_some("h2");
+    let behind = proxy_header::of(cluster.transport_socket.as_ref(), &at)?;
+    if behind.is_some() && !cluster.health_checks.is_empty() {
+        return Err(path
+            .field("health_checks")
+            .error("are not supported by Moorgate together with a PROXY header"));
+    }
+    let (proxy_header, inner) = behind.unzip();
+    let transport = match &inner {
+        Some(inner) => inner.as_ref(),
+        None => cluster.transport_socket.as_ref(),
+    };
+    let typed = at.field("typed_config");
+    let below = typed.field("transport_socket");
+    let at = if inner.is_some() { below } else { at };
     let tls = tls::upstream(
-        cluster.transport_socket.as_ref(),
+        transport,
         spoken,
         protocol.auto_sni,
         &format!("cluster.{stat_name}."),
@@ -156,6 +170,7 @@ fn config(
         discovery,
         codec,
         tls,
+        proxy_header,
     })
 }
 

@@ -24,6 +24,7 @@ mod http2;
 mod intern;
 mod listener;
 mod listener_filters;
+mod proxy_header;
 mod route;
 mod time;
 mod tls;

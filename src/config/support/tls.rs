@@ -13,6 +13,13 @@ pub(super) const DOWNSTREAM: &[&str] = &[
 pub(super) const UPSTREAM: &[&str] = &[
     "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+    "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+];
+
+/// Transport sockets behind a PROXY header.
+const BEHIND_HEADER: &[&str] = &[
+    "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+    "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
 ];
 
 pub(super) static TABLES: &[Support] = &[
@@ -24,6 +31,22 @@ pub(super) static TABLES: &[Support] = &[
     Support {
         message: "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
         fields: &[],
+    },
+    Support {
+        message: "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        fields: &[
+            ("config", Yes),
+            ("transport_socket", Types(BEHIND_HEADER)),
+            ("tlv_as_pool_key", Off),
+        ],
+    },
+    Support {
+        message: "envoy.config.core.v3.ProxyProtocolConfig",
+        fields: &[("version", Yes), ("added_tlvs", Yes)],
+    },
+    Support {
+        message: "envoy.config.core.v3.TlvEntry",
+        fields: &[("type", Yes), ("value", Yes)],
     },
     Support {
         message: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",

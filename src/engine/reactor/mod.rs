@@ -166,6 +166,15 @@ pub enum Addr {
 }
 
 impl Addr {
+    /// The IP address with its port; a Unix socket has none.
+    #[must_use]
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(addr) => Some(*addr),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The IP address; a Unix socket has none.
     #[must_use]
     pub fn ip(&self) -> Option<std::net::IpAddr> {

@@ -6,6 +6,8 @@ use crate::tls::tests::{Authority, Issued};
 const DOWN: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 
+const UP: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+
 /// A directory of its own with a certificate in it; gone with the value.
 struct Files(PathBuf);
 
@@ -97,4 +99,69 @@ fn a_watched_directory_has_to_be_one() {
     let wanted = "tls_certificates[0].watched_directory.path: '/nowhere' is no directory";
     assert!(error.ends_with(wanted), "{error}");
     assert!(built(&listener(&files.0, "", "")).watches.is_empty());
+}
+
+#[test]
+fn a_header_before_everything_else() {
+    const HEADER: &str = "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.\
+         ProxyProtocolUpstreamTransport";
+    let raw = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    let raw = format!(r#"transport_socket: {{name: raw, typed_config: {{"@type": {raw}}}}}"#);
+    let with = |fields: &str, rest: &str| {
+        cluster(&format!(
+            r#"transport_socket: {{name: p, typed_config: {{"@type": {HEADER}, {fields}}}}}, {rest}"#
+        ))
+    };
+    let header = |yaml: &str| built(yaml).definitions[0].config.proxy_header.clone();
+    let first = header(&with(&raw, "")).expect("a header");
+    assert_eq!(first.version, moorgate_codecs::preface::proxy::Version::V1);
+    let tlvs = format!("{raw}, config: {{version: V2, added_tlvs: [{{type: 241, value: aGk=}}]}}");
+    let second = header(&with(&tlvs, "")).expect("a header");
+    assert_eq!(second.tlvs, [(241, (*b"hi").into())]);
+    assert_eq!(header(&cluster("")), None);
+    let at = "static_resources.clusters[0].transport_socket.typed_config";
+    let said = refusal(&with("", ""));
+    assert_eq!(said, format!("{at}.transport_socket: is required"));
+    let said = refusal(&with(
+        &format!("{raw}, config: {{added_tlvs: [{{type: 1}}]}}"),
+        "",
+    ));
+    assert_eq!(said, format!("{at}.config.added_tlvs[0]: needs version V2"));
+    let said = refusal(&with(
+        &format!("{raw}, config: {{pass_through_tlvs: {{}}}}"),
+        "",
+    ));
+    assert_eq!(
+        said,
+        format!("{at}.config.pass_through_tlvs: is not supported by Moorgate")
+    );
+}
+
+#[test]
+fn names_that_requests_bring() {
+    let with = |fields: &str| {
+        format!(
+            r#"transport_socket: {{name: t, typed_config: {{"@type": {UP}}}}},
+               upstream_http_protocol_options: {{{fields}}}"#
+        )
+    };
+    let of = |fields: &str| {
+        let built = built(&cluster(&with(fields)));
+        let config = Arc::clone(&built.definitions[0].config);
+        config.tls.as_ref().expect("TLS").auto_sni.clone()
+    };
+    assert_eq!(of(""), None);
+    assert!(of("auto_sni: true").expect("names").header.is_empty());
+    let auto = of("auto_sni: true, override_auto_sni_header: X-Name").expect("names");
+    assert_eq!(*auto.header, *b"x-name");
+    let said = |fields: &str| refusal(&cluster(&with(fields)));
+    let at = "static_resources.clusters[0].upstream_http_protocol_options";
+    assert_eq!(
+        said("auto_san_validation: true"),
+        format!("{at}.auto_san_validation: is supported by Moorgate together with auto_sni alone")
+    );
+    assert!(
+        said("auto_sni: true, auto_san_validation: true")
+            .ends_with("validation_context.trusted_ca: is required for auto_san_validation")
+    );
 }
