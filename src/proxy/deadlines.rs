@@ -351,6 +351,13 @@ impl Gateway {
             self.try_timed_out(core, key, limit);
         } else {
             self.stats.inc(http.stats.downstream_rq_idle_timeout);
+            if stream.http2
+                && stream.response.done
+                && let Some(stats) = http.http2_stats()
+            {
+                // All is here, and the client's windows do not let it through.
+                self.stats.inc(stats.tx_flush_timeout);
+            }
             self.fail(core, key, LocalReply::StreamIdle { complete });
         }
     }

@@ -228,7 +228,7 @@ group! {
     Http2Stats {
         counters: goaway_sent header_overflow inbound_empty_frames_flood inbound_priority_frames_flood
             inbound_window_update_frames_flood keepalive_timeout outbound_control_flood outbound_flood
-            rx_messaging_error rx_reset stream_refused_errors trailers tx_reset
+            rx_messaging_error rx_reset stream_refused_errors trailers tx_flush_timeout tx_reset
             continuation_flood inbound_reset_frames_flood too_many_premature_resets;
         gauges: streams_active;
         histograms:;

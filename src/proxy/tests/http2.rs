@@ -42,6 +42,10 @@ fn factory(bed: &Bed, role: Role) -> Arc<dyn CodecFactory> {
 
 /// A gateway whose clients speak HTTP/2, and its upstream too if `both`.
 fn gateway(both: bool) -> Bench {
+    gateway_with(both, HttpPlan::default().stream_idle_timeout_ms)
+}
+
+fn gateway_with(both: bool, stream_idle_timeout_ms: u64) -> Bench {
     let cluster = |bed: &Bed| ClusterConfig {
         codec: both.then(|| factory(bed, Role::Client)),
         ..ClusterConfig::default()
@@ -50,6 +54,7 @@ fn gateway(both: bool) -> Bench {
         let http = HttpPlan {
             codec: Some(factory(bed, Role::Server)),
             upgrades: vec![("websocket".to_owned(), true)],
+            stream_idle_timeout_ms,
             ..HttpPlan::default()
         };
         (vec![(front, http, "web")], Vec::new())
@@ -326,6 +331,30 @@ fn a_silent_session_is_parked_on_both_sides_and_wakes_from_either() {
             && bench.value("cluster.web.upstream_cx_active") == 0
     });
     assert_eq!(active(&bench), (0, 0));
+}
+
+#[test]
+fn a_window_that_stays_shut_costs_its_stream_alone() {
+    const LENGTH: usize = 200_000;
+    let mut bench = gateway_with(false, 20);
+    let mut client = Peer::new(bench.client(), Role::Client);
+    // What comes on it is not taken, so that its window never opens again.
+    let stalled = client.ask("GET", false);
+    client
+        .say(|codec, out| codec.send_data(stalled, 0, true, out))
+        .expect("an end");
+    let mut upstream = accepted(&mut bench, &mut client);
+    let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + LENGTH, b'x');
+    bench.turn_until("a reset", |_| {
+        client.turn();
+        if let Ok(n) = upstream.write(&answer) {
+            answer.drain(..n);
+        }
+        client.reset == [stalled]
+    });
+    assert_eq!(bench.value("http2.tx_flush_timeout"), 1);
+    assert_eq!(bench.value("http.test.downstream_cx_active"), 1);
 }
 
 /// Bytes that a client with `streams` open and silent streams costs, HTTP/2 on both sides.
