@@ -22,6 +22,7 @@ use crate::engine::reactor::Addr;
 use crate::engine::wheel::TimerLink;
 use crate::filter::Filter;
 use crate::route::Route;
+use crate::telemetry::flags::NAMES;
 
 /// A parked exchange: both codecs' remainders and the stream between them.
 #[derive(Debug)]
@@ -98,27 +99,29 @@ impl Exchange {
 /// A parked session that an HTTP exchange was upgraded to: its stream waits for the log and the counters
 /// of its end.
 #[derive(Debug)]
-pub struct Upgraded {
-    /// When it left HTTP, ms.
-    pub(super) started_ms: u64,
-    stream: Silent,
-}
+pub struct Upgraded(Silent);
 
-/// With slot and cold block at most 300 bytes.
-const _: () = assert!(size_of::<Upgraded>() <= 192);
+/// With slot and cold block at most 300 bytes, whatever the allocator rounds up: 160 is a size class of it.
+const _: () = assert!(size_of::<Upgraded>() <= 160);
 
 impl Upgraded {
-    /// Packs a session's stream.
+    /// Packs a session's stream. The session left HTTP at `started_ms`.
     pub(super) fn of(stream: Stream, started_ms: u64) -> Box<Self> {
-        Box::new(Self {
-            started_ms,
-            stream: Silent::of(stream),
-        })
+        let start = stream.started_ms;
+        Box::new(Self(Silent {
+            session_start: Since::of(started_ms, start),
+            ..Silent::of(stream)
+        }))
+    }
+
+    /// When it left HTTP, ms.
+    pub(super) fn started_ms(&self) -> u64 {
+        self.0.session_start.at(self.0.started_ms)
     }
 
     /// The stream, wide again.
     pub(super) fn into_stream(self, endpoint: Option<&Arc<Endpoint>>) -> Stream {
-        self.stream.into_stream(endpoint)
+        self.0.into_stream(endpoint)
     }
 }
 
@@ -159,6 +162,9 @@ mod more {
 
 /// What the log says of a response that an upstream gave.
 const VIA_UPSTREAM: &str = "via_upstream";
+
+/// The highest flag fits in what is kept of them.
+const _: () = assert!(NAMES.len() <= 32);
 
 /// No number.
 const NONE: u32 = u32::MAX;
@@ -248,8 +254,9 @@ pub(super) struct Silent {
     request_bytes: u64,
     response_bytes: u64,
     started_ms: u64,
-    flags: u64,
     stream_number: u64,
+    /// Response flags: they fit.
+    flags: u32,
     /// [`NONE`] when there is none.
     weighted: u32,
     /// [`NONE`] when there is none.
@@ -265,6 +272,8 @@ pub(super) struct Silent {
     upstream_start: Since,
     upstream_end: Since,
     response_start: Since,
+    /// Of a session: when it left HTTP.
+    session_start: Since,
     status: u16,
     bits: u16,
     more_bits: u16,
@@ -429,8 +438,8 @@ impl Silent {
             request_bytes: request.bytes,
             response_bytes: response.bytes,
             started_ms,
-            flags,
             stream_number,
+            flags: flags as u32,
             weighted: weighted.unwrap_or(NONE),
             cluster: cluster.map_or(NONE, |cluster| cluster.0),
             attempts: u16::try_from(attempts).unwrap_or(u16::MAX),
@@ -442,6 +451,7 @@ impl Silent {
             upstream_start: since(times.upstream_start),
             upstream_end: since(times.upstream_end),
             response_start: since(times.response_start),
+            session_start: Since::default(),
             status,
             bits,
             more_bits,
@@ -534,7 +544,7 @@ impl Silent {
                 response_end: rare.response_end,
             },
             status: self.status,
-            flags: self.flags,
+            flags: u64::from(self.flags),
             details: if self.more_bits & more::VIA_UPSTREAM == 0 {
                 rare.details
             } else {
@@ -583,7 +593,7 @@ mod tests {
         stream.response.bytes = 1 << 40;
         stream.weighted = Some(2);
         stream.status = 200;
-        stream.flags = 1 << 50;
+        stream.flags = 1 << (NAMES.len() - 1);
         stream.details = "via_upstream";
         stream.attempts = 2;
         stream.active_ms = 1_500;
@@ -625,7 +635,7 @@ mod tests {
         assert_eq!((back.request.bytes, back.response.bytes), (3, 1 << 40));
         assert_eq!(
             (back.weighted, back.status, back.flags),
-            (Some(2), 200, 1 << 50)
+            (Some(2), 200, 1 << (NAMES.len() - 1))
         );
         assert_eq!((back.details, back.attempts), ("via_upstream", 2));
         assert_eq!((back.active_ms, back.idle_timeout_ms), (1_500, 300_000));

@@ -346,7 +346,7 @@ impl Gateway {
         session: Upgraded,
         endpoint: Option<&Arc<Endpoint>>,
     ) -> Box<tunnel::Facts> {
-        let started_ms = session.started_ms;
+        let started_ms = session.started_ms();
         let stream = session.into_stream(endpoint);
         Box::new(tunnel::Facts {
             origin: Origin::Upgrade(Arc::clone(&stream.http)),

@@ -34,6 +34,8 @@ use crate::tls::seals;
 
 /// Virtual time in which nothing at all moves between peers, after which they count as hanging, µs.
 const PATIENCE_US: u64 = 400_000_000;
+/// Virtual time within which every client has had its say once nothing is broken on purpose any more, µs.
+const LONGEST_RUN_US: u64 = 3_600_000_000;
 /// Turns of one run; a run of more has a livelock.
 const MOST_TURNS: u64 = 3_000_000;
 /// Seeds of a run without `MOORGATE_SEEDS`.
@@ -452,7 +454,11 @@ impl Run {
                 close: true,
             });
         }
-        self.run_until(u64::MAX, Self::clients_done);
+        // Someone who waits for ever while others come and go is no less lost.
+        self.run_until(self.world.now_us() + LONGEST_RUN_US, Self::clients_done);
+        if !self.clients_done() {
+            self.fail("a client waits for ever");
+        }
         // What is under way inside, and on connections that clients left, comes to its end.
         let mut before = usize::MAX;
         loop {
