@@ -1,5 +1,6 @@
 //! Opening upstream connections: the connect, its outcome, and what those who wait for it get.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use super::facts::Endpoint;
 use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
 use super::listen::is_exhaustion;
+use super::stream::Stream;
 use crate::cluster::HostId;
 use crate::cluster::breaker::{Priority, Resource};
 use crate::engine::arena::Span;
@@ -242,10 +244,26 @@ impl Gateway {
         host: HostId,
         failure: UpstreamFailure,
     ) {
+        self.fail_waiting(core, host, failure, |_| true);
+    }
+
+    /// Fails those of them for whom `fails` is true.
+    pub(super) fn fail_waiting<R: Reactor>(
+        &mut self,
+        core: &mut Core<R>,
+        host: HostId,
+        failure: UpstreamFailure,
+        fails: impl Fn(&Stream) -> bool,
+    ) {
+        let streams = &self.streams;
         let Some(pool) = self.pools.get_mut(&host) else {
             return;
         };
         let waiting = std::mem::take(&mut pool.pending);
+        let (waiting, others): (VecDeque<_>, _) = waiting
+            .into_iter()
+            .partition(|(stream, _)| streams.0.get_key(*stream).is_none_or(&fails));
+        pool.pending = others;
         let stats = pool.endpoint.cluster.stats;
         let endpoint = Arc::clone(&pool.endpoint);
         for (stream, permit) in waiting {

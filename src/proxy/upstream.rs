@@ -478,9 +478,14 @@ impl Gateway {
                 .inc(endpoint.cluster.stats.upstream_cx_destroy_with_active_rq);
         }
         self.drop_upstream(core, key, reset);
-        if !settled {
-            // Whoever waited for what it would say waits in vain.
-            self.fail_pending(core, endpoint.pool, UpstreamFailure::Terminated);
+        if !settled && !self.is_one_opening(endpoint.pool) {
+            // Whoever waited for what it would say waits in vain; others need no more than a connection.
+            self.fail_waiting(
+                core,
+                endpoint.pool,
+                UpstreamFailure::Terminated,
+                Stream::leaves_http,
+            );
         }
         for stream in streams.keys() {
             if let Some(found) = self.stream_mut(stream) {
@@ -490,6 +495,17 @@ impl Gateway {
             self.uncount_upstream(stream);
             self.upstream_reset_uncounted(core, stream, reason);
         }
+    }
+
+    /// A connection of this pool is being opened, or has not said yet what it takes.
+    fn is_one_opening(&self, pool: HostId) -> bool {
+        self.pools.get(&pool).is_some_and(|pool| {
+            pool.connecting > 0
+                || pool.shared.iter().any(|key| {
+                    let up = self.conns.get_key(*key).and_then(Conn::up);
+                    up.is_some_and(|up| up.codec.takes_upgrades().is_none())
+                })
+        })
     }
 
     pub(super) fn drop_upstream<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, reset: bool) {

@@ -309,7 +309,7 @@ impl Codec for Connection {
     }
 
     fn takes_upgrades(&self) -> Option<bool> {
-        (self.phase != Phase::Settings).then_some(self.peer_connect)
+        self.settled.then_some(self.peer_connect)
     }
 
     fn mid_message(&self) -> bool {

@@ -116,6 +116,8 @@ pub struct Connection {
     pub(super) peer_frame: u32,
     pub(super) peer_streams: u32,
     pub(super) peer_connect: bool,
+    /// The peer has said its settings, however the connection ended since.
+    pub(super) settled: bool,
     pub(super) data: Option<OpenData>,
     pub(super) block: Option<Box<Block>>,
     pub(super) decoder: hpack::Decoder,
@@ -165,6 +167,7 @@ impl Connection {
             peer_frame: MAX_PAYLOAD,
             peer_streams: ASSUMED_STREAMS,
             peer_connect: false,
+            settled: false,
             data: None,
             block: None,
             decoder: hpack::Decoder::new(table),

@@ -146,6 +146,7 @@ fn unpack(conn: &mut Connection, mut bytes: &[u8]) -> Option<()> {
     conn.peer_connect = flag(5);
     if flag(6) {
         conn.phase = Phase::Open;
+        conn.settled = true;
     } else if flag(7) {
         conn.phase = Phase::Settings;
     }

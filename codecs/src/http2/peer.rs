@@ -71,6 +71,7 @@ impl Connection {
         }
         if self.phase == Phase::Settings {
             self.phase = Phase::Open;
+            self.settled = true;
             self.start(out);
             if self.role == Role::Client {
                 events.list.push(Event::Settled);

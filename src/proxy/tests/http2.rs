@@ -281,6 +281,31 @@ fn a_websocket_over_http2_is_a_stream_towards_http1() {
 }
 
 #[test]
+fn who_waits_for_settings_that_never_come_is_answered() {
+    for says in [&b""[..], b"HTTP/1.1 400 Bad Request\r\n\r\n"] {
+        let mut bench = gateway(true);
+        let mut client = Peer::new(bench.client(), Role::Client);
+        bench.turn_until("settings", |_| {
+            client.turn();
+            client.codec.takes_upgrades() == Some(true)
+        });
+        let id = client.ask("GET", true);
+        let mut upstream = accepted(&mut bench, &mut client);
+        read_until(&mut bench, &mut client, &mut upstream, |got| {
+            got.starts_with(b"PRI * HTTP/2.0")
+        });
+        assert_eq!(bench.value("cluster.web.upstream_rq_pending_active"), 1);
+        upstream.write_all(says).expect("no settings");
+        drop(upstream);
+        bench.turn_until("an answer", |bench| {
+            client.turn();
+            client.heads.contains(&(id, 503))
+                && bench.value("cluster.web.upstream_rq_pending_active") == 0
+        });
+    }
+}
+
+#[test]
 fn a_silent_session_is_parked_on_both_sides_and_wakes_from_either() {
     let mut bench = gateway(false);
     let mut client = Peer::new(bench.client(), Role::Client);
