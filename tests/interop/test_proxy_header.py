@@ -25,6 +25,8 @@ class Told:
     def __init__(self, context=None):
         self.context = context
         self.headers = []
+        # Apart: a connection that the gateway gives up is no header.
+        self.errors = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.run, daemon=True).start()
@@ -74,7 +76,7 @@ class Told:
                 while data := sock.recv(1 << 16):
                     sock.sendall(ANSWER if data.startswith(b"GET") else data)
             except (OSError, ConnectionError) as error:
-                self.headers.append(repr(error))
+                self.errors.append(repr(error))
 
     def take(self):
         taken, self.headers = self.headers, []
