@@ -66,7 +66,8 @@ impl Process {
 #[derive(Debug, Default)]
 pub(super) struct Directories {
     inotify: Option<Inotify>,
-    watched: HashMap<WatchDescriptor, PathBuf>,
+    /// One directory may be known by several names, which share a descriptor.
+    watched: HashMap<WatchDescriptor, Vec<PathBuf>>,
     missing: Vec<PathBuf>,
     revision: u64,
 }
@@ -117,13 +118,43 @@ impl Directories {
             | AddWatchFlags::IN_ONLYDIR;
         match inotify.add_watch(&directory, what) {
             Ok(number) => {
-                self.watched.insert(number, directory);
+                self.watched.entry(number).or_default().push(directory);
             }
             Err(error) => {
                 tracing::warn!("{} cannot be watched: {error}", directory.display());
                 self.missing.push(directory);
             }
         }
+    }
+
+    /// What happened: the directories that something was moved into, and whether that may be all of them.
+    fn read(&mut self) -> (Vec<PathBuf>, bool) {
+        let mut touched = Vec::new();
+        let mut all = false;
+        let gone = AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_UNMOUNT
+            | AddWatchFlags::IN_IGNORED;
+        while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
+            for event in events {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                    all = true;
+                }
+                if event.mask.intersects(gone) {
+                    // What is known no more was seen to go before: each of these may follow another.
+                    if let Some(directories) = self.watched.remove(&event.wd) {
+                        // One that was moved is still watched, under a name that nobody gave.
+                        if let Some(inotify) = &self.inotify {
+                            let _ = inotify.rm_watch(event.wd);
+                        }
+                        self.missing.extend(directories);
+                    }
+                } else if let Some(directories) = self.watched.get(&event.wd) {
+                    touched.extend_from_slice(directories);
+                }
+            }
+        }
+        (touched, all)
     }
 
     fn look_again_later(&self, cx: &mut Cx<'_>) {
@@ -139,27 +170,7 @@ impl Source<Process> for Directories {
     }
 
     fn ready(&mut self, process: &mut Process, cx: &mut Cx<'_>, _: usize, _: Readiness) {
-        let mut touched: Vec<PathBuf> = Vec::new();
-        let mut all = false;
-        while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
-            for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    all = true;
-                }
-                let gone = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
-                if event.mask.intersects(gone) {
-                    if let Some(directory) = self.watched.remove(&event.wd) {
-                        // One that was moved is still watched, under a name that nobody gave.
-                        if let Some(inotify) = &self.inotify {
-                            let _ = inotify.rm_watch(event.wd);
-                        }
-                        self.missing.push(directory);
-                    }
-                } else if let Some(directory) = self.watched.get(&event.wd) {
-                    touched.push(directory.clone());
-                }
-            }
-        }
+        let (touched, all) = self.read();
         self.look_again_later(cx);
         if all || !touched.is_empty() {
             process.check_watches(|directory| all || touched.contains(directory));
@@ -190,5 +201,36 @@ impl Source<Process> for Directories {
     fn start(&mut self, process: &mut Process, cx: &mut Cx<'_>) -> io::Result<()> {
         self.turn(process, cx);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_directory_is_told() {
+        let root = std::env::temp_dir().join(format!("moorgate-watching-{}", std::process::id()));
+        let (directory, link) = (root.join("directory"), root.join("link"));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        std::os::unix::fs::symlink(&directory, &link).expect("a link");
+        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+        let mut directories = Directories {
+            inotify: Some(Inotify::init(flags).expect("inotify")),
+            ..Directories::default()
+        };
+        directories.watch(directory.clone());
+        directories.watch(link.clone());
+        let both = vec![directory.clone(), link];
+        std::fs::write(root.join("new"), "").expect("a file");
+        std::fs::rename(root.join("new"), directory.join("file")).expect("a move");
+        assert_eq!(directories.read(), (both.clone(), false));
+        // A watch that ended without its directory's end, as when a file system goes.
+        let number = *directories.watched.keys().next().expect("a watch");
+        let inotify = directories.inotify.as_ref().expect("inotify");
+        inotify.rm_watch(number).expect("no watch");
+        assert_eq!(directories.read(), (Vec::new(), false));
+        assert_eq!(directories.missing, both);
+        std::fs::remove_dir_all(&root).expect("nothing left");
     }
 }
