@@ -146,12 +146,14 @@ pub struct AutoSni {
 
 impl AutoSni {
     /// The name that this request asks for: without its port, and no address unless that is to be verified.
+    /// Where names are verified, a request that has none may not be sent at all.
     #[must_use]
     pub fn name(&self, head: &Head) -> Option<Box<str>> {
         let own = if self.header.is_empty() {
             None
         } else {
-            head.get(&self.header)
+            // One without a value is as good as none.
+            head.get(&self.header).filter(|value| !value.is_empty())
         };
         let authority = std::str::from_utf8(own.unwrap_or_else(|| head.authority())).ok()?;
         let (host, is_address) = match authority.strip_prefix('[') {
@@ -767,5 +769,16 @@ mod tests {
         assert_eq!(header.name(&head).as_deref(), Some("a.test"));
         head.push(b"x-sni", b"b.test");
         assert_eq!(header.name(&head).as_deref(), Some("b.test"));
+        for (value, expected) in [
+            (&b""[..], Some("a.test")),
+            (b":", None),
+            (b"[", None),
+            (b"[]", None),
+            (b"\xff", None),
+        ] {
+            head.set(b"x-sni", value);
+            let name = auto(b"x-sni", true).name(&head);
+            assert_eq!(name.as_deref(), expected, "{value:?}");
+        }
     }
 }

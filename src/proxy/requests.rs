@@ -479,6 +479,13 @@ impl Gateway {
         let auto_sni = cluster.config.tls.as_ref();
         let auto_sni = auto_sni.and_then(|tls| tls.auto_sni.as_ref());
         let name = auto_sni.and_then(|auto| auto.name(stream.head.as_deref()?));
+        if name.is_none() && auto_sni.is_some_and(|auto| auto.verify) {
+            // Nothing to verify a certificate by: no connection is good enough, now or later.
+            let failure = UpstreamFailure::LocalConnect;
+            let retried = false;
+            self.fail(core, key, LocalReply::Upstream { failure, retried });
+            return;
+        }
         let client = match &cluster.config.proxy_header {
             None => None,
             Some(_) => stream

@@ -111,6 +111,13 @@ class Names(unittest.TestCase):
         self.assertEqual(self.ask("c.test", "/header", **{"x-sni": "d.test"}), (200, "d.test"))
         self.assertEqual(self.ask("c.test", "/header"), (200, "c.test"))
 
+    def test_without_a_name_nothing_is_sent_where_names_are_verified(self):
+        path = "/verified_header"
+        self.assertEqual(self.ask("c.test", path, **{"x-sni": "a.test"}), (200, "a.test"))
+        self.assertEqual(self.ask("a.test", path, **{"x-sni": ""}), (200, "a.test"))
+        for value in (":", "[", "[]", b"\xff", "c.test"):
+            self.assertEqual(self.ask("a.test", path, **{"x-sni": value})[0], 503, value)
+
     def test_an_address_is_no_name(self):
         self.assertEqual(self.ask("127.0.0.1", "/unverified"), (200, "fallback.test"))
         self.assertEqual(self.ask("c.test", "/unverified"), (200, "c.test"))
