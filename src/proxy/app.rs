@@ -278,8 +278,8 @@ impl Gateway {
         while let Some((slot, record)) = core.next_parked(None) {
             if record.kind == Kind::Pooled {
                 self.close_parked_upstream(core, slot);
-            } else if let Some(record) = self.close_record(core, slot) {
-                self.forget_record(core, record);
+            } else {
+                self.close_parked_leaving(core, slot);
             }
         }
         while let Some(key) = self
@@ -289,7 +289,7 @@ impl Gateway {
         {
             match self.conn(key).map(|conn| matches!(conn.role, Role::Up(_))) {
                 Some(true) => self.upstream_gone(core, key, false),
-                _ => self.close(core, key, false),
+                _ => self.close_leaving(core, key),
             }
         }
         self.publish(core);

@@ -175,8 +175,8 @@ impl Gateway {
                 if let Some(key) = self.wake_record(core, slot) {
                     self.close(core, key, false);
                 }
-            } else if let Some(record) = self.close_record(core, slot) {
-                self.forget_record(core, record);
+            } else {
+                self.close_parked_leaving(core, slot);
             }
         }
         let mut at = self.conns.first_index();
@@ -194,7 +194,7 @@ impl Gateway {
                 _ => continue,
             };
             if self.retired.contains_key(&chain) {
-                self.close(core, key, false);
+                self.close_leaving(core, key);
             }
         }
         self.retired.clear();

@@ -60,6 +60,16 @@ impl Cold {
         }
     }
 
+    /// It is a session whose ends can be told that the gateway leaves.
+    pub(super) fn is_websocket(&self) -> bool {
+        match self {
+            Self::Upgraded(session) => session.frames().is_some(),
+            Self::Named(_, rest) => rest.as_ref().is_some_and(|rest| rest.is_websocket()),
+            Self::Tls(tls) => tls.inner.as_ref().is_some_and(|rest| rest.is_websocket()),
+            Self::Codec(_) | Self::Exchange(_) | Self::Tunnel(_) | Self::Mux(_) => false,
+        }
+    }
+
     /// Takes apart what is known of the client and the rest.
     pub(super) fn split(cold: Option<Box<Self>>) -> (Option<Box<Ends>>, Option<Self>) {
         match cold.map(|cold| *cold) {

@@ -21,6 +21,7 @@ mod gateway;
 pub mod http;
 pub mod http2;
 mod io;
+mod leaving;
 mod listen;
 mod logging;
 mod moving;

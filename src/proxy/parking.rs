@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use moorgate_codecs::Shape;
+use moorgate_codecs::websocket::Follower;
 
 use super::conn::{Closing, Conn, Role, pause};
 use super::facts::{Cold, Endpoint, ParkedMux, ProxyFacts};
@@ -496,6 +497,10 @@ impl Gateway {
         let (Some(facts), Some(endpoint)) = (&end.facts, &end.endpoint) else {
             return;
         };
+        let Role::Tunnel(other_end) = &other.role else {
+            return;
+        };
+        let frames = end.frames.zip(other_end.frames).map(<[_; 2]>::from);
         let bits = Self::closed_bits(conn, Some(other)) | flags::TUNNEL;
         let (slot, peer_slot) = (conn.slot, other.slot);
         let active = conn.active_ms.max(other.active_ms);
@@ -523,7 +528,7 @@ impl Gateway {
             _ => None,
         };
         let mut record = Record {
-            cold: facts.map(|facts| Box::new(self.tunnel_cold(facts))),
+            cold: facts.map(|facts| Box::new(self.tunnel_cold(facts, frames))),
             ..record
         };
         self.park_tls(&mut record, key, Some(peer));
@@ -542,7 +547,11 @@ impl Gateway {
 
     /// What a session is parked with. Of one that was an exchange the packed stream is all there is to keep,
     /// with the bytes so far in it.
-    fn tunnel_cold(&mut self, mut facts: Box<tunnel::Facts>) -> Cold {
+    fn tunnel_cold(
+        &mut self,
+        mut facts: Box<tunnel::Facts>,
+        frames: Option<[Follower; 2]>,
+    ) -> Cold {
         let Some(mut stream) = facts.stream.take() else {
             return Cold::Tunnel(facts);
         };
@@ -550,7 +559,7 @@ impl Gateway {
         stream.request.bytes += received;
         stream.response.bytes += sent;
         self.release_silent_head(&mut stream);
-        Cold::Upgraded(Upgraded::of(*stream, facts.started_ms))
+        Cold::Upgraded(Upgraded::of(*stream, facts.started_ms, frames))
     }
 
     fn fold_upstream_bytes(&mut self, key: Key) {

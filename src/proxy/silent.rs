@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use moorgate_codecs::websocket::{Follower, Role};
 use moorgate_codecs::{Compact, Head, StreamId};
 
 use super::config::Http;
@@ -105,13 +106,40 @@ pub struct Upgraded(Silent);
 const _: () = assert!(size_of::<Upgraded>() <= 160);
 
 impl Upgraded {
-    /// Packs a session's stream. The session left HTTP at `started_ms`.
-    pub(super) fn of(stream: Stream, started_ms: u64) -> Box<Self> {
+    /// Packs a session's stream. The session left HTTP at `started_ms`. `frames`: those of a WebSocket's client
+    /// and of its upstream.
+    pub(super) fn of(stream: Stream, started_ms: u64, frames: Option<[Follower; 2]>) -> Box<Self> {
         let start = stream.started_ms;
-        Box::new(Self(Silent {
+        let mut silent = Silent {
             session_start: Since::of(started_ms, start),
             ..Silent::of(stream)
-        }))
+        };
+        for (frames, bit) in frames.iter().flatten().zip(FRAMES_OVER) {
+            if frames.is_over() {
+                silent.more_bits |= bit;
+            }
+        }
+        // Silence within a frame is rare.
+        let within = |frames: &Follower| !frames.is_over() && !frames.is_at_boundary();
+        if frames.iter().flatten().any(within) {
+            silent.rare.get_or_insert_default().frames = frames;
+        }
+        Box::new(Self(silent))
+    }
+
+    /// Where the frames of a WebSocket's client and of its upstream end.
+    pub(super) fn frames(&self) -> Option<[Follower; 2]> {
+        if self.0.more_bits & more::WEBSOCKET == 0 {
+            return None;
+        }
+        let within = self.0.rare.as_ref().and_then(|rare| rare.frames);
+        within.or_else(|| {
+            let [client, upstream] = FRAMES_OVER.map(|bit| self.0.more_bits & bit != 0);
+            Some([
+                Follower::resumed(Role::Server, client),
+                Follower::resumed(Role::Client, upstream),
+            ])
+        })
     }
 
     /// When it left HTTP, ms.
@@ -158,7 +186,12 @@ mod more {
     pub(super) const HTTP2: u16 = 1 << 7;
     pub(super) const WAS_GRPC: u16 = 1 << 8;
     pub(super) const GRPC_ANSWER: u16 = 1 << 9;
+    /// The frames of a WebSocket's client, and of its upstream, are not followed any more.
+    pub(super) const CLIENT_FRAMES_OVER: u16 = 1 << 10;
+    pub(super) const UPSTREAM_FRAMES_OVER: u16 = 1 << 11;
 }
+
+const FRAMES_OVER: [u16; 2] = [more::CLIENT_FRAMES_OVER, more::UPSTREAM_FRAMES_OVER];
 
 /// What the log says of a response that an upstream gave.
 const VIA_UPSTREAM: &str = "via_upstream";
@@ -213,6 +246,8 @@ struct Rare {
     long_codecs: Option<(Compact, Compact)>,
     /// Timeouts and the idle timeout, where one does not fit in 32 bits or is the route's own.
     long_timeouts: Option<(Timeouts, u64)>,
+    /// Of a WebSocket that is silent within a frame: its client's and its upstream's.
+    frames: Option<[Follower; 2]>,
 }
 
 impl std::fmt::Debug for Rare {
@@ -238,6 +273,7 @@ impl Rare {
             && self.details.is_empty()
             && self.response_end == 0
             && self.long_timeouts.is_none()
+            && self.frames.is_none()
     }
 }
 
@@ -425,6 +461,7 @@ impl Silent {
             response_end: times.response_end,
             long_codecs: None,
             long_timeouts: (!fits).then_some((timeouts, idle_timeout_ms)),
+            frames: None,
         };
         let since = |at| Since::of(at, started_ms);
         Self {

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use moorgate_codecs::websocket::Follower;
+
 use super::config::{Http, Listener, TcpProxy};
 use super::conn::{Conn, Role, pause};
 use super::facts::{Endpoint, Ends};
@@ -39,6 +41,8 @@ pub(super) struct End {
     /// Held by the upstream's end.
     pub(super) permit: Option<Permit>,
     pub(super) facts: Option<Box<Facts>>,
+    /// Of a WebSocket: where the frames end that this end sends.
+    pub(super) frames: Option<Follower>,
 }
 
 impl End {
@@ -171,6 +175,7 @@ impl Gateway {
             endpoint: Some(Arc::clone(&endpoint)),
             permit: Some(permit),
             facts: None,
+            frames: None,
         };
         let peer = self
             .conns
@@ -342,10 +347,16 @@ impl Gateway {
         key: Key,
         span: Span,
     ) -> bool {
-        let Some(peer) = self.tunnel_end(key).and_then(|end| end.peer) else {
+        let Some(end) = self.tunnel_end_mut(key) else {
+            return false;
+        };
+        let Some(peer) = end.peer else {
             self.keep_rest(core, key, span);
             return false;
         };
+        if let Some(frames) = &mut end.frames {
+            frames.follow(core.arena.get(span));
+        }
         let limit = self.output_limit(core, peer);
         let Some(conn) = self.conns.get_key_mut(peer) else {
             return false;
@@ -442,7 +453,7 @@ impl Gateway {
         self.drop_tunnel_end(core, key, reset);
     }
 
-    fn flush_last<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
+    pub(super) fn flush_last<R: Reactor>(&mut self, core: &mut Core<R>, key: Key) {
         let Some(conn) = self.conns.get_key_mut(key) else {
             return;
         };
@@ -611,6 +622,7 @@ impl Gateway {
             endpoint: None,
             permit: None,
             facts: Some(Box::new(facts)),
+            frames: None,
         }))
     }
 

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use moorgate_codecs::{Head, websocket};
+use moorgate_codecs::Head;
+use moorgate_codecs::websocket::{self, Follower};
 
 use super::config::Http;
 use super::conn::{Closing, Conn, Role, pause};
@@ -69,6 +70,7 @@ impl Gateway {
         now: u64,
     ) {
         let endpoint = stream.endpoint.clone();
+        let websocket = stream.websocket;
         let Some(conn) = self.conn_mut(client) else {
             return;
         };
@@ -100,13 +102,16 @@ impl Gateway {
             endpoint,
             permit: None,
             facts: Some(Box::new(facts)),
+            frames: websocket.then(|| Follower::new(websocket::Role::Server)),
         };
         conn.closing = Closing::No;
         conn.role = Role::Tunnel(Box::new(end));
     }
 
     fn turn_upstream(&mut self, client: Key, upstream: Key) {
-        let listener = self.tunnel_end(client).map(|end| Arc::clone(&end.listener));
+        let end = self.tunnel_end(client);
+        let websocket = end.is_some_and(|end| end.frames.is_some());
+        let listener = end.map(|end| Arc::clone(&end.listener));
         let Some(conn) = self.conn_mut(upstream) else {
             return;
         };
@@ -121,6 +126,7 @@ impl Gateway {
             endpoint: Some(Arc::clone(&up.endpoint)),
             permit: up.permit.take(),
             facts: None,
+            frames: websocket.then(|| Follower::new(websocket::Role::Client)),
         };
         conn.role = Role::Tunnel(Box::new(end));
         if let Some(pool) = self.pools.get_mut(&host) {

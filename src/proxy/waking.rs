@@ -305,9 +305,11 @@ impl Gateway {
                 conn.role = Self::client_role(core, conn, chain, http, codec, streams, carried);
             }
             other => {
+                let mut frames = None;
                 let facts = match other {
                     Some(Cold::Tunnel(facts)) => facts,
                     Some(Cold::Upgraded(session)) => {
+                        frames = session.frames();
                         Self::upgraded_facts(record.chain, *session, Some(&endpoint))
                     }
                     _ => self.plain_facts(chain, record.chain, record.opened.ms())?,
@@ -322,6 +324,7 @@ impl Gateway {
                     endpoint: Some(Arc::clone(&endpoint)),
                     permit: Some(permit),
                     facts: None,
+                    frames: frames.map(|[_, upstream]| upstream),
                 };
                 let end = tunnel::End {
                     peer: Some(peer),
@@ -331,6 +334,7 @@ impl Gateway {
                     endpoint: Some(endpoint),
                     permit: None,
                     facts: Some(facts),
+                    frames: frames.map(|[client, _]| client),
                 };
                 self.conn_mut(peer)?.role = Role::Tunnel(Box::new(other_end));
                 self.conn_mut(key)?.role = Role::Tunnel(Box::new(end));

@@ -386,7 +386,9 @@ group! {
             buffers_shrunk("buffers.shrunk")
             buffers_reads_paused("buffers.reads_paused")
             buffers_requests_refused("buffers.requests_refused")
-            buffers_holders_reset("buffers.holders_reset");
+            buffers_holders_reset("buffers.holders_reset")
+            websockets_told("websockets.going_away")
+            websockets_untold("websockets.closed_untold");
         gauges: resident
             parked_idle("parked.idle")
             parked_pair("parked.pair")

@@ -27,7 +27,7 @@ def closed_port():
 class Gateway:
     """A running proxy. `port("http")` is the port put in place of `${http}` in its file."""
 
-    def __init__(self, scratch, config="gateway.yaml", binary=None, **values):
+    def __init__(self, scratch, config="gateway.yaml", binary=None, flags=(), **values):
         binary = binary or moorgate_binary()
         text = (CONFIGS / config).read_text()
         values.setdefault("log", "/dev/null")
@@ -39,7 +39,7 @@ class Gateway:
         path = scratch.path / f"{name}.yaml"
         path.write_text(string.Template(text).substitute(self._values))
         argv = [binary, "-c", path, "--concurrency", "2", "--disable-hot-restart", "-l", "error",
-                "--file-flush-interval-msec", "20"]
+                "--file-flush-interval-msec", "20", *flags]
         self.child = scratch.start(name, argv, self._values["http"])
 
     def port(self, name="http"):

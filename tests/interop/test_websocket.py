@@ -50,6 +50,7 @@ class EitherEnd(unittest.TestCase):
             servers[name] = free_port()
             cls.scratch.start(name, [tool("node"), NODE, "serve", servers[name], *files],
                               servers[name], env=cls.env)
+        cls.servers = servers
         cls.gateway = Gateway(cls.scratch, "websocket.yaml", certs=str(cls.dir), **servers)
 
     def talk(self, server, *clients):
@@ -74,6 +75,30 @@ class EitherEnd(unittest.TestCase):
 
     def test_python_to_python(self):
         self.talk("python", *((PYTHON, PEER, "talk", "URL", what) for what in ("talk", "deflate", "leave")))
+
+    def test_both_ends_are_told_when_the_gateway_leaves(self):
+        running = []
+        gateway = Gateway(self.scratch, "websocket.yaml", flags=("--drain-time-s", "1"), certs=str(self.dir),
+                          **self.servers)
+        for listener, scheme in (("http", "ws"), ("secure", "wss")):
+            for upstream in ("plain", "secure"):
+                url = f"{scheme}://127.0.0.1:{gateway.port(listener)}/python/{upstream}"
+                argv = [PYTHON, PEER, "talk", url, "stay"]
+                if scheme == "wss":
+                    argv.append(self.dir / "ca.pem")
+                running.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+        for client in running:
+            self.assertEqual(client.stdout.readline(), "here\n")
+        gateway.child.process.terminate()
+        for client in running:
+            said, _ = client.communicate(timeout=60)
+            self.assertEqual(said, "ok\n")
+        for name, scheme in (("python_plain", "ws"), ("python_secure", "wss")):
+            argv = [PYTHON, PEER, "talk", f"{scheme}://127.0.0.1:{self.servers[name]}/", "last"]
+            if scheme == "wss":
+                argv.append(self.dir / "ca.pem")
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(done.stdout, "ok\n", done.stderr)
 
     def test_python_to_node(self):
         # `leave` asks for fragments as Python's server sends them, Node's are the same message.

@@ -18,9 +18,17 @@ from websockets.asyncio.server import serve
 TLS = ssl.create_default_context(cafile=sys.argv[4]) if len(sys.argv) > 4 else None
 
 
+# How the last session of the server ended.
+last = None
+
+
 async def echo(socket):
+    global last
     try:
         async for message in socket:
+            if message == "last":
+                await socket.send(str(last))
+                continue
             if message == "close":
                 await socket.close(4001, "as you wish")
                 return
@@ -30,6 +38,8 @@ async def echo(socket):
             await socket.send(message)
     except websockets.ConnectionClosed:
         pass
+    finally:
+        last = socket.protocol.close_rcvd and socket.protocol.close_rcvd.code
 
 
 async def serving(directory=None):
@@ -72,6 +82,29 @@ async def told_to_leave(url):
             assert (closed.rcvd.code, closed.rcvd.reason) == (4001, "as you wish"), closed
 
 
+async def stay(url):
+    """Silent between two messages until the gateway leaves."""
+    async with connect(url, proxy=None, ssl=TLS, ping_interval=None) as socket:
+        await socket.send("here")
+        assert await socket.recv() == "here"
+        print("here", flush=True)
+        try:
+            await asyncio.wait_for(socket.recv(), 30)
+        except websockets.ConnectionClosed as closed:
+            assert closed.rcvd and closed.rcvd.code == 1001, closed
+
+
+async def last_code(url):
+    """The server's last session ended with 1001, too."""
+    async with connect(url, proxy=None, ssl=TLS) as socket:
+        for _ in range(100):
+            await socket.send("last")
+            if await socket.recv() == "1001":
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the server was not told")
+
+
 async def many(url):
     """A hundred at once, of which each has its own messages."""
     async def one(number):
@@ -94,6 +127,10 @@ async def main():
         assert agreed and "permessage-deflate" in agreed, agreed
     elif what == "leave":
         await told_to_leave(url)
+    elif what == "stay":
+        await stay(url)
+    elif what == "last":
+        await last_code(url)
     else:
         await many(url)
     print("ok")

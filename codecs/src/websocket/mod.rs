@@ -6,6 +6,7 @@
 //! place, and nothing is kept but a few numbers.
 
 mod accept;
+mod follower;
 mod frame;
 mod mask;
 mod reader;
@@ -14,6 +15,7 @@ mod tests;
 mod utf8;
 
 pub use accept::{accept_key, client_key};
+pub use follower::Follower;
 pub use frame::{write_close, write_frame, write_header};
 pub use mask::apply as mask;
 pub use reader::{Event, Reader};

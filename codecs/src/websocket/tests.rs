@@ -201,6 +201,101 @@ fn the_boundary_between_frames_is_known() {
     assert!(reader.is_at_boundary());
 }
 
+/// A follower of these bytes, given in pieces that end at `cuts`.
+fn followed(role: Role, bytes: &[u8], cuts: &[usize]) -> Follower {
+    let mut follower = Follower::new(role);
+    let mut start = 0;
+    for end in cuts.iter().copied().chain([bytes.len()]) {
+        follower.follow(&bytes[start..end]);
+        start = end;
+    }
+    follower
+}
+
+#[test]
+fn a_follower_knows_every_boundary() {
+    let mut bytes = Vec::new();
+    let mut boundaries = vec![0];
+    for length in [0, 1, 125, 126, 65_535, 65_536, 3] {
+        write_frame(
+            length != 1,
+            Opcode::Binary,
+            &vec![7; length],
+            Some([1, 2, 3, 4]),
+            &mut bytes,
+        );
+        boundaries.push(bytes.len());
+    }
+    // Compressed: the bit of an extension does not hide where it ends.
+    let at = bytes.len();
+    write_frame(true, Opcode::Text, b"packed", Some([9; 4]), &mut bytes);
+    bytes[at] |= 0x40;
+    boundaries.push(bytes.len());
+    let mut follower = Follower::new(Role::Server);
+    for (count, byte) in bytes.iter().enumerate() {
+        assert_eq!(
+            follower.is_at_boundary(),
+            boundaries.contains(&count),
+            "{count}"
+        );
+        follower.follow(&[*byte]);
+    }
+    assert!(follower.is_at_boundary());
+}
+
+#[test]
+fn nothing_is_followed_after_a_broken_rule_or_a_close() {
+    let mut close = Vec::new();
+    write_close(1000, "", None, &mut close);
+    let broken: [&[u8]; 6] = [
+        // An opcode that is not defined; a mask of a server; a long ping; a ping in parts; lengths.
+        &[0x83, 0],
+        &[0x82, 0x80, 0, 0, 0, 0],
+        &[0x89, 126, 0, 200],
+        &[0x09, 0],
+        &[0x82, 126, 0, 5],
+        &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    for bytes in broken.into_iter().chain([&close[..]]) {
+        let mut follower = followed(Role::Client, bytes, &[]);
+        assert!(
+            follower.is_over() && !follower.is_at_boundary(),
+            "{bytes:?}"
+        );
+        follower.follow(&[0x82, 0]);
+        assert!(follower.is_over());
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_follower_does_not_care_for_cuts(
+        payloads in proptest::collection::vec((0_usize..300, any::<[u8; 4]>()), 0..6),
+        garbage in proptest::collection::vec(any::<u8>(), 0..20),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = Vec::new();
+        let mut boundaries = vec![0];
+        for (length, key) in payloads {
+            write_frame(true, Opcode::Binary, &vec![0x55; length], Some(key), &mut bytes);
+            boundaries.push(bytes.len());
+        }
+        let sound = bytes.len();
+        bytes.extend_from_slice(&garbage);
+        bytes.truncate(end.index(bytes.len() + 1));
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        let whole = followed(Role::Server, &bytes, &[]);
+        let parts = followed(Role::Server, &bytes, &cuts);
+        prop_assert_eq!(whole.is_over(), parts.is_over());
+        prop_assert_eq!(whole.is_at_boundary(), parts.is_at_boundary());
+        if bytes.len() <= sound {
+            prop_assert_eq!(parts.is_at_boundary(), boundaries.contains(&bytes.len()));
+        }
+    }
+}
+
 /// A frame: (control, payload, split into fragments).
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![

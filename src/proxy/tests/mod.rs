@@ -6,6 +6,7 @@ mod bench;
 mod detecting;
 mod filtering;
 mod http2;
+mod leaving;
 mod limits;
 mod peers;
 mod secure;
