@@ -6,6 +6,7 @@
 //! of the data path, and nothing here blocks.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,13 +25,33 @@ pub struct ClusterId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(pub u32);
 
-impl HostId {
-    /// A number that is no host's: for connections of one host that are kept apart.
+/// Names connections that are alike for the life of the process: those of a host, or some of them that are
+/// kept apart. Clients make new ones as fast as they like, so the numbers must not come to their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolId(NonZeroU64);
+
+impl PoolId {
+    /// Where the numbers begin that are no host's.
+    const NAMED: u64 = 1 << 33;
+
+    /// The pool of all connections to a host.
+    #[must_use]
+    pub fn of(host: HostId) -> Self {
+        Self(NonZeroU64::MIN.saturating_add(u64::from(host.0)))
+    }
+
+    /// A number that nobody had: for connections of one host that are kept apart.
     #[must_use]
     pub fn another() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Hosts are counted from below.
-        Self(NEXT.fetch_add(1, Ordering::Relaxed) | 1 << 31)
+        static NEXT: AtomicU64 = AtomicU64::new(PoolId::NAMED);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(NonZeroU64::MIN.saturating_add(next))
+    }
+
+    /// It is not the pool of all connections to a host.
+    #[must_use]
+    pub fn is_named(self) -> bool {
+        self.0.get() > Self::NAMED
     }
 }
 

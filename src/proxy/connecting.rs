@@ -12,7 +12,7 @@ use super::gateway::{Core, Gateway};
 use super::http::local_reply::UpstreamFailure;
 use super::listen::is_exhaustion;
 use super::stream::Stream;
-use crate::cluster::HostId;
+use crate::cluster::PoolId;
 use crate::cluster::breaker::{Priority, Resource};
 use crate::engine::arena::Span;
 use crate::engine::reactor::{Interest, Reactor, Sock};
@@ -23,7 +23,7 @@ impl Gateway {
     pub(super) fn connect<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
-        host: HostId,
+        host: PoolId,
         priority: Priority,
         own: Option<Key>,
         raw: bool,
@@ -39,18 +39,10 @@ impl Gateway {
             .acquire(Resource::Connections, priority, thresholds)
         {
             Some(permit) => permit,
-            // A pool without any connection may open one, so that what waits is not stuck; and nobody
-            // else's connection could serve a CONNECT.
-            None if pool.total == 0 || raw => {
-                self.stats.inc(cluster.stats.upstream_cx_overflow);
-                cluster
-                    .breakers
-                    .acquire_anyway(Resource::Connections, priority)
-            }
-            None => {
-                self.stats.inc(cluster.stats.upstream_cx_overflow);
-                return;
-            }
+            None => match self.connect_beyond(core, &endpoint, priority, raw) {
+                Some(permit) => permit,
+                None => return,
+            },
         };
         let now = core.now();
         let sock = match self.open_upstream(core, &endpoint) {
@@ -241,7 +233,7 @@ impl Gateway {
     pub(super) fn fail_pending<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
-        host: HostId,
+        host: PoolId,
         failure: UpstreamFailure,
     ) {
         self.fail_waiting(core, host, failure, |_| true);
@@ -251,7 +243,7 @@ impl Gateway {
     pub(super) fn fail_waiting<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
-        host: HostId,
+        host: PoolId,
         failure: UpstreamFailure,
         fails: impl Fn(&Stream) -> bool,
     ) {
@@ -279,5 +271,6 @@ impl Gateway {
             self.stats.inc(stats.upstream_rq_pending_failure_eject);
             self.upstream_failed(core, stream, failure);
         }
+        self.forget_pool(host);
     }
 }

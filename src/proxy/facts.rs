@@ -8,7 +8,7 @@ use moorgate_codecs::{Compact, StreamId};
 use super::config::{ListenerId, Snapshot};
 use super::moving::Bundle;
 use super::silent::{Exchange, Upgraded};
-use crate::cluster::{Cluster, Host, HostId};
+use crate::cluster::{Cluster, Host, PoolId};
 use crate::engine::parked::Facts;
 use crate::engine::reactor::{Addr, Sock};
 use crate::engine::slab::Key;
@@ -23,7 +23,7 @@ pub struct Endpoint {
     /// Its cluster.
     pub cluster: Arc<Cluster>,
     /// Whose connections are alike: the host's own number, or one for this host asked by `name`.
-    pub pool: HostId,
+    pub pool: PoolId,
     /// The name that requests brought and TLS asks for (`auto_sni`).
     pub name: Option<Box<str>>,
     /// The client that connections tell of, and where it wanted to go (`upstream_proxy_protocol`).

@@ -19,7 +19,7 @@ use super::listen::OpenListener;
 use super::stream::{Stream, Streams};
 use super::upstream::Pool;
 use crate::cluster::balance::Balancer;
-use crate::cluster::{ClusterId, HostId};
+use crate::cluster::{ClusterId, HostId, PoolId};
 use crate::engine;
 use crate::engine::arena::Span;
 use crate::engine::reactor::Reactor;
@@ -128,11 +128,11 @@ pub struct Gateway {
     pub(super) packed: super::resting::Resting,
     pub(super) stream_wheel: Wheel,
     pub(super) due_streams: Vec<u32>,
-    pub(super) pools: FxHashMap<HostId, Pool>,
+    pub(super) pools: FxHashMap<PoolId, Pool>,
     /// Endpoints that are in use, so that sessions with one host share what they say of it.
     pub(super) endpoints: FxHashMap<HostId, Weak<Endpoint>>,
     /// The same for hosts that are asked for by names of requests (`auto_sni`).
-    pub(super) named: HashMap<(HostId, Box<str>), Weak<Endpoint>>,
+    pub(super) named: super::named::Named,
     pub(super) balancers: FxHashMap<ClusterId, Balancer>,
     pub(super) listeners: Vec<Option<OpenListener>>,
     /// Listeners out of descriptors, and when they accept again, ms.
@@ -195,7 +195,7 @@ impl Gateway {
             due_streams: Vec::new(),
             pools: FxHashMap::default(),
             endpoints: FxHashMap::default(),
-            named: HashMap::new(),
+            named: super::named::Named::default(),
             balancers: FxHashMap::default(),
             listeners: Vec::new(),
             resting: Vec::new(),

@@ -25,6 +25,7 @@ mod leaving;
 mod listen;
 mod logging;
 mod moving;
+mod named;
 mod output;
 mod parking;
 mod pipeline;

@@ -67,7 +67,7 @@ impl Gateway {
         true
     }
 
-    fn leave_pool(&mut self, host: crate::cluster::HostId) {
+    fn leave_pool(&mut self, host: crate::cluster::PoolId) {
         if let Some(pool) = self.pools.get_mut(&host) {
             pool.total = pool.total.saturating_sub(1);
             if pool.total == 0 && pool.pending.is_empty() {
@@ -257,7 +257,10 @@ impl Gateway {
             Role::Detecting(_) | Role::Waking => {}
         }
         if let Some((endpoint, shape)) = joined {
-            self.adopt_endpoint(&endpoint);
+            let endpoint = self.adopt_endpoint(endpoint);
+            if let Some(up) = self.conn_mut(key).and_then(Conn::up_mut) {
+                up.endpoint = std::sync::Arc::clone(&endpoint);
+            }
             let host = endpoint.pool;
             let pool = self
                 .pools

@@ -9,6 +9,7 @@ use super::gateway::{Core, Gateway};
 use super::http::local_reply::{LocalReply, UpstreamFailure};
 use super::reply::Source;
 use super::stream::{PendingCall, Stream, Way};
+use crate::cluster::PoolId;
 use crate::cluster::balance::Pick;
 use crate::cluster::breaker::{Priority, Resource};
 use crate::engine::arena::Span;
@@ -495,7 +496,7 @@ impl Gateway {
                 .and_then(|down| down.remote.socket().zip(down.local.socket())),
         };
         // The counts of hosts and clusters are every worker's; the pool's endpoint is our own.
-        let endpoint = match self.pools.get(&id) {
+        let endpoint = match self.pools.get(&PoolId::of(id)) {
             _ if name.is_some() || client.is_some() => {
                 let (host, cluster) = (Arc::clone(host), Arc::clone(cluster));
                 self.named_endpoint(&host, &cluster, name, client)

@@ -84,7 +84,7 @@ pub(super) struct Stream {
     /// Upstream connection and stream number there.
     pub(super) upstream: Option<(Key, StreamId)>,
     /// Waits in this host's queue for a connection.
-    pub(super) waiting: Option<crate::cluster::HostId>,
+    pub(super) waiting: Option<crate::cluster::PoolId>,
     pub(super) http: Arc<Http>,
     pub(super) request: Lane,
     pub(super) response: Lane,

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -18,7 +17,7 @@ use super::http::local_reply::UpstreamFailure;
 use super::parking::Record;
 use super::stream::Stream;
 use crate::cluster::breaker::{Permit, Priority, Resource};
-use crate::cluster::{Cluster, Host, HostId};
+use crate::cluster::{Cluster, Host, PoolId};
 use crate::engine::reactor::{Reactor, Ready};
 use crate::engine::slab::Key;
 
@@ -39,6 +38,8 @@ pub(super) struct Pool {
     pub(super) connecting: usize,
     /// All connections, parked ones included.
     pub(super) total: usize,
+    /// When one of them became idle last, if this is a named pool.
+    pub(super) rested: u64,
 }
 
 impl Pool {
@@ -50,6 +51,7 @@ impl Pool {
             pending: VecDeque::new(),
             connecting: 0,
             total: 0,
+            rested: 0,
         }
     }
 }
@@ -68,65 +70,12 @@ impl Gateway {
         let endpoint = Arc::new(Endpoint {
             host: Arc::clone(host),
             cluster: Arc::clone(cluster),
-            pool: host.id,
+            pool: PoolId::of(host.id),
             name: None,
             client: None,
         });
         self.endpoints.insert(host.id, Arc::downgrade(&endpoint));
         endpoint
-    }
-
-    /// A host that is asked for by a name, or told of a client: its connections serve no request with another
-    /// one.
-    pub(super) fn named_endpoint(
-        &mut self,
-        host: &Arc<Host>,
-        cluster: &Arc<Cluster>,
-        name: Option<Box<str>>,
-        client: Option<(SocketAddr, SocketAddr)>,
-    ) -> Arc<Endpoint> {
-        let key = (host.id, Self::what_is_asked(name.as_deref(), client));
-        let known = self.named.get(&key).and_then(Weak::upgrade);
-        let pool = match known {
-            Some(known) if Arc::ptr_eq(&known.cluster, cluster) => return known,
-            // As after a reload: the connections stay those of this pool.
-            Some(known) => known.pool,
-            None => HostId::another(),
-        };
-        // Names come from clients: what is left of those that nobody uses is swept out.
-        if self.named.len() == self.named.capacity() {
-            self.named.retain(|_, known| known.strong_count() > 0);
-        }
-        let endpoint = Arc::new(Endpoint {
-            host: Arc::clone(host),
-            cluster: Arc::clone(cluster),
-            pool,
-            name,
-            client,
-        });
-        self.named.insert(key, Arc::downgrade(&endpoint));
-        endpoint
-    }
-
-    /// What tells connections to one host apart. No name has a space.
-    fn what_is_asked(name: Option<&str>, client: Option<(SocketAddr, SocketAddr)>) -> Box<str> {
-        let name = name.unwrap_or_default();
-        match client {
-            None => name.into(),
-            Some((from, to)) => format!("{name} {from} {to}").into(),
-        }
-    }
-
-    /// A connection with this endpoint came from another worker.
-    pub(super) fn adopt_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
-        if endpoint.name.is_some() || endpoint.client.is_some() {
-            let asked = Self::what_is_asked(endpoint.name.as_deref(), endpoint.client);
-            let key = (endpoint.host.id, asked);
-            let known = self.named.get(&key);
-            if known.is_none_or(|known| known.strong_count() == 0) {
-                self.named.insert(key, Arc::downgrade(endpoint));
-            }
-        }
     }
 
     pub(super) fn is_connecting(&self, key: Key) -> bool {
@@ -194,6 +143,7 @@ impl Gateway {
         else {
             self.stats.inc(stats.upstream_rq_pending_overflow);
             self.upstream_failed(core, stream, UpstreamFailure::Overflow);
+            self.forget_pool(pool_id);
             return;
         };
         self.stats.inc(stats.upstream_rq_pending_total);
@@ -227,7 +177,7 @@ impl Gateway {
         }
     }
 
-    fn with_room(&mut self, host: HostId, own: Option<Key>, leaves: bool) -> Option<Key> {
+    fn with_room(&mut self, host: PoolId, own: Option<Key>, leaves: bool) -> Option<Key> {
         let pool = self.pools.get_mut(&host)?;
         let conns = &self.conns;
         pool.shared.retain(|key| conns.contains(*key));
@@ -249,7 +199,7 @@ impl Gateway {
     fn take_idle<R: Reactor>(
         &mut self,
         core: &mut Core<R>,
-        host: HostId,
+        host: PoolId,
         own: Option<Key>,
     ) -> Option<Key> {
         loop {
@@ -307,6 +257,7 @@ impl Gateway {
             self.stats.gauge(stats.upstream_rq_pending_active, -1);
             self.stats.inc(stats.upstream_rq_cancelled);
         }
+        self.forget_pool(host);
     }
 
     /// A stream of this connection ended, or it has just connected: serve who waits, or be idle, or
@@ -368,7 +319,7 @@ impl Gateway {
 
     fn next_pending(
         &mut self,
-        host: HostId,
+        host: PoolId,
         only_for: Option<Key>,
         raw: bool,
         settled: bool,
@@ -397,7 +348,7 @@ impl Gateway {
         None
     }
 
-    fn become_idle<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, host: HostId) {
+    fn become_idle<R: Reactor>(&mut self, core: &mut Core<R>, key: Key, host: PoolId) {
         let current = self.host_is_current(host);
         let now = core.now();
         let Some(conn) = self.conns.get_key_mut(key) else {
@@ -427,13 +378,16 @@ impl Gateway {
                 });
             }
         }
+        if host.is_named() {
+            self.named_rests(host);
+        }
         if timeout > 0 {
             self.due_by(core, key, now + timeout);
         }
     }
 
     /// The host is still in its cluster.
-    pub(super) fn host_is_current(&self, host: HostId) -> bool {
+    pub(super) fn host_is_current(&self, host: PoolId) -> bool {
         self.pools.get(&host).is_some_and(|pool| {
             self.snapshot
                 .clusters
@@ -498,7 +452,7 @@ impl Gateway {
     }
 
     /// A connection of this pool is being opened, or has not said yet what it takes.
-    fn is_one_opening(&self, pool: HostId) -> bool {
+    fn is_one_opening(&self, pool: PoolId) -> bool {
         self.pools.get(&pool).is_some_and(|pool| {
             pool.connecting > 0
                 || pool.shared.iter().any(|key| {

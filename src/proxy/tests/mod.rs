@@ -8,6 +8,7 @@ mod filtering;
 mod http2;
 mod leaving;
 mod limits;
+mod named;
 mod peers;
 mod secure;
 mod sim;
