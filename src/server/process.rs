@@ -182,6 +182,7 @@ pub(super) fn build_with(
             service_node: &options.service_node,
             service_cluster: &options.service_cluster,
             service_zone: &options.service_zone,
+            dry: options.mode == Mode::Validate,
         },
     };
     build::build(&parsed.bootstrap, &builder)

@@ -78,9 +78,7 @@ fn config(
     context: &Context<'_>,
     path: &FieldPath<'_>,
 ) -> Outcome<ClusterConfig> {
-    let protocol = upstream::build(cluster, path)?;
     let at = path.field("transport_socket");
-    let spoken = protocol.http2.is_some().then_some("h2");
     let behind = proxy_header::of(cluster.transport_socket.as_ref(), &at)?;
     if behind.is_some() && !cluster.health_checks.is_empty() {
         return Err(path
@@ -95,6 +93,12 @@ fn config(
     let typed = at.field("typed_config");
     let below = typed.field("transport_socket");
     let at = if inner.is_some() { below } else { at };
+    let secured = tls::is_upstream(transport, &at)?;
+    if !secured {
+        speaks_no_tls(cluster, path)?;
+    }
+    let protocol = upstream::build(cluster, secured, path)?;
+    let spoken = protocol.http2.is_some().then_some("h2");
     let tls = tls::upstream(
         transport,
         spoken,
@@ -172,6 +176,22 @@ fn config(
         tls,
         proxy_header,
     })
+}
+
+/// What would have no effect without TLS is not there.
+fn speaks_no_tls(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<()> {
+    let path = path.field("health_checks");
+    for (index, check) in cluster.health_checks.iter().enumerate() {
+        let mut options = check.tls_options.iter();
+        if options.any(|options| !options.alpn_protocols.is_empty()) {
+            let path = path.index(index);
+            let path = path.field("tls_options");
+            return Err(path
+                .field("alpn_protocols")
+                .error("does nothing for a cluster without TLS"));
+        }
+    }
+    Ok(())
 }
 
 fn socket(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<SocketOptions> {

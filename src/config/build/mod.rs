@@ -89,6 +89,8 @@ pub struct Options<'a> {
     pub service_cluster: &'a str,
     /// `--service-zone`, in place of `node.locality.zone` when that is empty.
     pub service_zone: &'a str,
+    /// It is only looked at (`--mode validate`): nothing is written for it.
+    pub dry: bool,
 }
 
 /// A configuration in the types of those who carry it out.

@@ -70,8 +70,9 @@ pub(super) fn downstream(
     let common = message.common_tls_context.as_ref();
     let sources = sources(common, &path)?;
     let stats = TlsStats::new(&**around.builder.names, prefix);
+    let dry = around.builder.options.dry;
     let tls = Arc::new(DownstreamTls {
-        context: Live::new(server(&message, &path)?),
+        context: Live::new(server(&message, dry, &path)?),
         handshake_timeout_ms,
         stats,
     });
@@ -79,7 +80,7 @@ pub(super) fn downstream(
         fn live(tls: &DownstreamTls) -> &Live<ServerContext> {
             &tls.context
         }
-        let again = move |path: &FieldPath<'_>| server(&message, path);
+        let again = move |path: &FieldPath<'_>| server(&message, dry, path);
         let watch = Watch::new(sources, stats, &tls, live, &path, again);
         around.watches.borrow_mut().push(watch);
     }
@@ -96,7 +97,11 @@ fn sources(
     }
 }
 
-fn server(message: &DownstreamTlsContext, path: &FieldPath<'_>) -> Outcome<ServerContext> {
+fn server(
+    message: &DownstreamTlsContext,
+    dry: bool,
+    path: &FieldPath<'_>,
+) -> Outcome<ServerContext> {
     let at = path.field("common_tls_context");
     let common = present(message.common_tls_context.as_ref(), &at)?;
     let policy = match message.ocsp_staple_policy() {
@@ -137,7 +142,7 @@ fn server(message: &DownstreamTlsContext, path: &FieldPath<'_>) -> Outcome<Serve
         no_tickets,
         no_sessions: message.disable_stateful_session_resumption,
         lifetime_s: lifetime.map(|ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX)),
-        key_log: key_log(common.key_log.as_ref(), &at.field("key_log"))?,
+        key_log: key_log(common.key_log.as_ref(), dry, &at.field("key_log"))?,
         scope,
         client_order: message.prefer_client_ciphers,
         require_name: message.require_sni.unwrap_or(false),
@@ -145,6 +150,11 @@ fn server(message: &DownstreamTlsContext, path: &FieldPath<'_>) -> Outcome<Serve
     };
     ServerContext::build(plan)
         .map_err(|_| parameters.error("leaves nothing that could be agreed on"))
+}
+
+/// Whether hosts that are reached so are spoken to through TLS.
+pub(super) fn is_upstream(socket: Option<&TransportSocket>, path: &FieldPath<'_>) -> Outcome<bool> {
+    Ok(context::<UpstreamTlsContext>(socket, path)?.is_some())
 }
 
 /// TLS towards the hosts of a cluster, its counters below `prefix`. `spoken` is offered by ALPN where the
@@ -163,9 +173,10 @@ pub(super) fn upstream(
     let path = path.field("typed_config");
     let sources = sources(message.common_tls_context.as_ref(), &path)?;
     let stats = TlsStats::new(&**around.builder.names, prefix);
+    let dry = around.builder.options.dry;
     let verify = auto_sni.as_ref().is_some_and(|auto| auto.verify);
     let tls = Arc::new(UpstreamTls {
-        context: Live::new(client(&message, spoken, verify, &path)?),
+        context: Live::new(client(&message, spoken, verify, dry, &path)?),
         auto_sni,
         by_host_name: message.auto_host_sni,
         alpn_is_implied: message
@@ -178,7 +189,7 @@ pub(super) fn upstream(
         fn live(tls: &UpstreamTls) -> &Live<ClientContext> {
             &tls.context
         }
-        let again = move |path: &FieldPath<'_>| client(&message, spoken, verify, path);
+        let again = move |path: &FieldPath<'_>| client(&message, spoken, verify, dry, path);
         let watch = Watch::new(sources, stats, &tls, live, &path, again);
         around.watches.borrow_mut().push(watch);
     }
@@ -189,6 +200,7 @@ fn client(
     message: &UpstreamTlsContext,
     spoken: Option<&str>,
     match_requested_name: bool,
+    dry: bool,
     path: &FieldPath<'_>,
 ) -> Outcome<ClientContext> {
     let at = path.field("common_tls_context");
@@ -229,7 +241,7 @@ fn client(
         match_requested_name,
         server_name: sni,
         max_sessions: message.max_session_keys.unwrap_or(1) as usize,
-        key_log: key_log(common.key_log.as_ref(), &at.field("key_log"))?,
+        key_log: key_log(common.key_log.as_ref(), dry, &at.field("key_log"))?,
     };
     if plan.identities.len() > 1 {
         return Err(at
@@ -273,8 +285,12 @@ fn scope(
     Ok(crate::tls::fingerprint(parts.iter().map(Vec::as_slice)))
 }
 
-/// `key_log`: opens its file.
-fn key_log(message: Option<&TlsKeyLog>, path: &FieldPath<'_>) -> Outcome<Option<KeyLog>> {
+/// `key_log`: opens its file, or with `dry` sees whether it could.
+fn key_log(
+    message: Option<&TlsKeyLog>,
+    dry: bool,
+    path: &FieldPath<'_>,
+) -> Outcome<Option<KeyLog>> {
     let Some(message) = message else {
         return Ok(None);
     };
@@ -292,11 +308,13 @@ fn key_log(message: Option<&TlsKeyLog>, path: &FieldPath<'_>) -> Outcome<Option<
     };
     let at = path.field("path");
     let file = required(&message.path, &at)?;
-    KeyLog::open(file.as_ref(), move |ours, theirs| {
-        within(&local, ours) && within(&remote, theirs)
-    })
-    .map(Some)
-    .map_err(|error| at.error(format!("'{file}' cannot be opened: {error}")))
+    let opened = if dry {
+        KeyLog::check(file.as_ref()).map(|()| None)
+    } else {
+        let filter = move |ours, theirs| within(&local, ours) && within(&remote, theirs);
+        KeyLog::open(file.as_ref(), filter).map(Some)
+    };
+    opened.map_err(|error| at.error(format!("'{file}' cannot be opened: {error}")))
 }
 
 fn alpn(common: &CommonTlsContext) -> Vec<Vec<u8>> {

@@ -29,7 +29,7 @@ pub(super) struct Protocol {
 }
 
 /// The options of a cluster: the typed ones, or the older fields of the cluster itself.
-pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol> {
+pub(super) fn build(cluster: &Cluster, secured: bool, path: &FieldPath<'_>) -> Outcome<Protocol> {
     let full_name = HttpProtocolOptions::full_name();
     let at = path.field("typed_extension_protocol_options");
     for key in cluster.typed_extension_protocol_options.keys() {
@@ -77,6 +77,7 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
         }
         protocol.auto_sni = auto_sni(
             cluster.upstream_http_protocol_options.as_ref(),
+            secured,
             &path.field("upstream_http_protocol_options"),
         )?;
         return Ok(protocol);
@@ -110,6 +111,7 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
     )?;
     protocol.auto_sni = auto_sni(
         options.upstream_http_protocol_options.as_ref(),
+        secured,
         &path.field("upstream_http_protocol_options"),
     )?;
     Ok(protocol)
@@ -117,11 +119,17 @@ pub(super) fn build(cluster: &Cluster, path: &FieldPath<'_>) -> Outcome<Protocol
 
 fn auto_sni(
     message: Option<&UpstreamHttpProtocolOptions>,
+    secured: bool,
     path: &FieldPath<'_>,
 ) -> Outcome<Option<AutoSni>> {
     let Some(message) = message else {
         return Ok(None);
     };
+    if message.auto_san_validation && !secured {
+        return Err(path
+            .field("auto_san_validation")
+            .error("does nothing for a cluster without TLS"));
+    }
     if message.auto_san_validation && !message.auto_sni {
         return Err(path
             .field("auto_san_validation")
@@ -131,6 +139,11 @@ fn auto_sni(
         return Err(path
             .field("override_auto_sni_header")
             .error("does nothing without auto_sni"));
+    }
+    if message.auto_sni && !secured {
+        return Err(path
+            .field("auto_sni")
+            .error("does nothing for a cluster without TLS"));
     }
     let header = message.override_auto_sni_header.to_ascii_lowercase();
     let header = match header.as_str() {

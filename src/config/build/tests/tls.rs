@@ -164,4 +164,25 @@ fn names_that_requests_bring() {
         said("auto_sni: true, auto_san_validation: true")
             .ends_with("validation_context.trusted_ca: is required for auto_san_validation")
     );
+    // Without TLS they would be accepted and do nothing.
+    for (fields, name) in [
+        ("auto_sni: true", "auto_sni"),
+        (
+            "auto_sni: true, auto_san_validation: true",
+            "auto_san_validation",
+        ),
+    ] {
+        let plain = format!("upstream_http_protocol_options: {{{fields}}}");
+        assert_eq!(
+            refusal(&cluster(&plain)),
+            format!("{at}.{name}: does nothing for a cluster without TLS")
+        );
+    }
+    let check = "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1,
+        healthy_threshold: 1, tcp_health_check: {}, tls_options: {alpn_protocols: [h2]}}]";
+    assert_eq!(
+        refusal(&cluster(check)),
+        "static_resources.clusters[0].health_checks[0].tls_options.alpn_protocols: \
+         does nothing for a cluster without TLS"
+    );
 }
