@@ -97,6 +97,42 @@ impl Budget {
     }
 }
 
+/// Bytes held elsewhere than in chunks, counted in a budget while this exists.
+#[derive(Debug, Default)]
+pub struct Charge {
+    budget: Option<Arc<Budget>>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// So many are held now.
+    pub fn set(&mut self, budget: &Arc<Budget>, bytes: usize) {
+        self.clear();
+        budget.take(bytes);
+        self.bytes = bytes;
+        self.budget = Some(Arc::clone(budget));
+    }
+
+    /// How many are held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// None are held any more.
+    pub fn clear(&mut self) {
+        if let Some(budget) = self.budget.take() {
+            budget.give(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// Sizes of chunks in bytes.
 pub const CLASSES: [usize; 5] = [256, 1024, 4 << 10, 16 << 10, 64 << 10];
 

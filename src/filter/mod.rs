@@ -3,8 +3,11 @@
 //! A filter sees one stream and never a connection, a socket or a cluster. It must not block: work
 //! that takes time is handed elsewhere and the filter answers [`Verdict::Pending`].
 
+use std::sync::Arc;
+
 use moorgate_codecs::Head;
 
+use crate::engine::chunk::Budget;
 use crate::telemetry::recorder::Recorder;
 
 pub mod grpc_stats;
@@ -79,6 +82,17 @@ pub trait Filter: Send {
     /// Response body bytes as they come, in pieces of any size.
     fn response_data(&mut self, data: &mut Vec<u8>, end: bool) {
         let (_, _) = (data, end);
+    }
+
+    /// What this filter holds of a body is to be counted in the budget of the process. Asked after each piece
+    /// of a response.
+    fn charge(&mut self, budget: &Arc<Budget>) {
+        let _ = budget;
+    }
+
+    /// Bytes that are counted so, which go when the stream is reset.
+    fn held(&self) -> usize {
+        0
     }
 
     /// Response trailers. True: they are not sent, but the body goes on with `data` and ends.

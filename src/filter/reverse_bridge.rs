@@ -2,13 +2,15 @@
 //! plain request of another content type, and the answer a call's.
 //!
 //! With `withhold_grpc_frames` the server sees messages without their prefix, so that a call has one message
-//! each way. An answer whose length is told passes as it comes; another is held until its end, up to a limit.
+//! each way. An answer whose length is told passes as it comes; another is held until its end, up to a limit,
+//! and counted in the memory budget meanwhile.
 
 use std::sync::Arc;
 
 use moorgate_codecs::Head;
 
 use super::{Filter, FilterFactory, Reply, Verdict};
+use crate::engine::chunk::{Budget, Charge};
 use crate::grpc;
 use crate::text;
 
@@ -62,6 +64,7 @@ impl FilterFactory for ReverseBridges {
             has_body: false,
             framed: false,
             held: Vec::new(),
+            charge: Charge::default(),
             too_large: false,
             passed: 0,
         })
@@ -86,6 +89,7 @@ struct Call {
     /// Its prefix is written.
     framed: bool,
     held: Vec<u8>,
+    charge: Charge,
     too_large: bool,
     passed: u64,
 }
@@ -120,6 +124,8 @@ impl Call {
         if !self.too_large {
             Self::push_prefix(data, self.held.len() as u64);
             data.append(&mut self.held);
+            self.held = Vec::new();
+            self.charge.clear();
         }
     }
 
@@ -234,10 +240,22 @@ impl Filter for Call {
         } else if self.too_large || self.held.len() + data.len() > MOST_HELD {
             self.too_large = true;
             self.held = Vec::new();
+            self.charge.clear();
             data.clear();
         } else {
             self.held.append(data);
         }
+    }
+
+    fn charge(&mut self, budget: &Arc<Budget>) {
+        let held = self.held.capacity();
+        if held != self.charge.bytes() {
+            self.charge.set(budget, held);
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.charge.bytes()
     }
 
     fn response_end(&mut self, data: &mut Vec<u8>, trailers: &mut Head) -> bool {
@@ -385,6 +403,31 @@ mod tests {
         call_.response_head(&mut answer(200, KIND, None), false);
         let (body, status) = finish(&mut *call_, &vec![0; MOST_HELD + 1], MOST_HELD);
         assert_eq!((&body[..], &status[..]), (&b""[..], &b"8"[..]));
+    }
+
+    #[test]
+    fn what_is_held_counts_in_the_budget() {
+        let budget = Arc::new(Budget::new(usize::MAX));
+        let hold = || {
+            let (mut call, _) = call(true, None);
+            call.response_head(&mut answer(200, KIND, None), false);
+            for _ in 0..10 {
+                call.response_data(&mut vec![0; 1000], false);
+                call.charge(&budget);
+            }
+            assert!(call.held() >= 10_000);
+            assert_eq!(budget.used(), call.held());
+            call
+        };
+        drop(hold());
+        assert_eq!(budget.used(), 0, "a stream that is reset gives it back");
+        let (mut data, mut trailers) = (Vec::new(), Head::new());
+        let mut ended = hold();
+        assert!(ended.response_end(&mut data, &mut trailers));
+        assert_eq!((data.len(), budget.used()), (10_005, 0));
+        let mut too_large = hold();
+        too_large.response_data(&mut vec![0; MOST_HELD], false);
+        assert_eq!((too_large.held(), budget.used()), (0, 0));
     }
 
     #[test]

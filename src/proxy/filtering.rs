@@ -3,13 +3,15 @@
 //! Such a body is copied piece by piece, which no other pays for. A filter may hold back the head of a
 //! response until it has seen the beginning of its body; nothing else is kept here.
 
+use std::sync::Arc;
+
 use moorgate_codecs::{Head, HeadKind, ResetReason};
 
 use super::gateway::{Core, Gateway};
 use super::reply::Source;
 use super::stream::{Stream, Way};
 use crate::engine::arena::Span;
-use crate::engine::chunk::ChunkPool;
+use crate::engine::chunk::{Budget, ChunkPool};
 use crate::engine::reactor::Reactor;
 use crate::engine::slab::Key;
 use crate::filter::Verdict;
@@ -71,12 +73,14 @@ impl Stream {
         data: &mut Vec<u8>,
         end: bool,
         worker: &Recorder,
+        budget: &Arc<Budget>,
         spare: &mut Option<Box<Head>>,
     ) -> Option<Box<Head>> {
         let mut trailers: Option<Box<Head>> = None;
         for filter in self.filters.iter_mut().rev() {
             if filter.wants_body() {
                 filter.response_data(data, end && trailers.is_none());
+                filter.charge(budget);
             } else if filter.watches_body() {
                 filter.body_passes(false, data);
             }
@@ -143,7 +147,13 @@ impl Gateway {
                     }
                 }
                 Way::Response => {
-                    trailers = stream.filter_response(&mut data, end, &self.stats, &mut spare);
+                    trailers = stream.filter_response(
+                        &mut data,
+                        end,
+                        &self.stats,
+                        core.chunks.budget(),
+                        &mut spare,
+                    );
                 }
             }
         }

@@ -233,6 +233,9 @@ impl Gateway {
                 stream.request.buffer.held()
                     + stream.response.buffer.held()
                     + stream.replay.as_ref().map_or(0, |replay| replay.held())
+                    + (stream.filters.iter())
+                        .map(|filter| filter.held())
+                        .sum::<usize>()
             })
             .sum();
         conn.held() + held
