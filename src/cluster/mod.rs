@@ -113,6 +113,9 @@ pub struct ClusterConfig {
     pub discovery: Discovery,
     /// Codec other than HTTP/1, for protocols that bring their own.
     pub codec: Option<Arc<dyn CodecFactory>>,
+    /// What requests that came by HTTP/2 are sent by, beside the codec of all others
+    /// (`use_downstream_protocol_config`).
+    pub http2: Option<Arc<dyn CodecFactory>>,
     /// TLS towards its hosts.
     pub tls: Option<Arc<UpstreamTls>>,
     /// Connections begin with a header that says whose they are.
@@ -219,6 +222,7 @@ impl Default for ClusterConfig {
             health_checks: Vec::new(),
             discovery: Discovery::Static,
             codec: None,
+            http2: None,
             tls: None,
             proxy_header: None,
         }

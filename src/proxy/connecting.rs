@@ -60,7 +60,7 @@ impl Gateway {
                 return;
             }
         };
-        let codec = match &cluster.config.codec {
+        let codec = match endpoint.codec() {
             Some(factory) if !raw => factory.make(),
             _ => Box::new(http1::Client::new(Arc::clone(&cluster.config.http1))),
         };
@@ -96,7 +96,7 @@ impl Gateway {
         let stats = &cluster.stats;
         self.stats.inc(stats.upstream_cx_total);
         self.stats.gauge(stats.upstream_cx_active, 1);
-        match &cluster.config.codec {
+        match endpoint.codec() {
             None => self.stats.inc(stats.upstream_cx_http1_total),
             Some(codec) if codec.http2().is_some() && !raw => {
                 self.stats.inc(stats.upstream_cx_http2_total);

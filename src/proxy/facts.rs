@@ -8,7 +8,7 @@ use moorgate_codecs::{Compact, StreamId};
 use super::config::{ListenerId, Snapshot};
 use super::moving::Bundle;
 use super::silent::{Exchange, Upgraded};
-use crate::cluster::{Cluster, Host, PoolId};
+use crate::cluster::{Cluster, CodecFactory, Host, PoolId};
 use crate::engine::parked::Facts;
 use crate::engine::reactor::{Addr, Sock};
 use crate::engine::slab::Key;
@@ -22,12 +22,26 @@ pub struct Endpoint {
     pub host: Arc<Host>,
     /// Its cluster.
     pub cluster: Arc<Cluster>,
-    /// Whose connections are alike: the host's own number, or one for this host asked by `name`.
+    /// Whose connections are alike: the host's own number, or one for this host and what follows.
     pub pool: PoolId,
     /// The name that requests brought and TLS asks for (`auto_sni`).
     pub name: Option<Box<str>>,
     /// The client that connections tell of, and where it wanted to go (`upstream_proxy_protocol`).
     pub client: Option<(SocketAddr, SocketAddr)>,
+    /// It is sent what came by HTTP/2, in HTTP/2 (`use_downstream_protocol_config`).
+    pub http2: bool,
+}
+
+impl Endpoint {
+    /// What makes codecs for its connections; `None`: they speak HTTP/1.
+    #[must_use]
+    pub fn codec(&self) -> Option<&Arc<dyn CodecFactory>> {
+        let config = &self.cluster.config;
+        match self.http2 {
+            true => config.http2.as_ref(),
+            false => config.codec.as_ref(),
+        }
+    }
 }
 
 /// What the kernel cannot be asked again about a parked connection.

@@ -131,7 +131,7 @@ pub struct Gateway {
     pub(super) pools: FxHashMap<PoolId, Pool>,
     /// Endpoints that are in use, so that sessions with one host share what they say of it.
     pub(super) endpoints: FxHashMap<HostId, Weak<Endpoint>>,
-    /// The same for hosts that are asked for by names of requests (`auto_sni`).
+    /// The same for hosts whose connections are not all alike: `Endpoint::pool` is not the host's own.
     pub(super) named: super::named::Named,
     pub(super) balancers: FxHashMap<ClusterId, Balancer>,
     pub(super) listeners: Vec<Option<OpenListener>>,

@@ -75,8 +75,7 @@ impl Http {
 impl Endpoint {
     /// Counters of a stream towards it, if HTTP/2 is spoken for that.
     pub(super) fn http2_stats(&self, raw: bool) -> Option<&Http2Stats> {
-        let codec = self.cluster.config.codec.as_ref().filter(|_| !raw);
-        codec?.http2()
+        self.codec().filter(|_| !raw)?.http2()
     }
 }
 
@@ -84,7 +83,7 @@ impl Gateway {
     fn http2_stats(&self, key: Key) -> Option<&Http2Stats> {
         match &self.conn(key)?.role {
             ConnRole::Down(down) => down.http.http2_stats(),
-            ConnRole::Up(up) => up.endpoint.cluster.config.codec.as_ref()?.http2(),
+            ConnRole::Up(up) => up.endpoint.codec()?.http2(),
             ConnRole::Tunnel(_) | ConnRole::Detecting(_) | ConnRole::Waking => None,
         }
     }

@@ -1,5 +1,5 @@
 //! Upstream pools of requests that ask for more than a host: for a name (`auto_sni`), or told of their client
-//! (`upstream_proxy_protocol`).
+//! (`upstream_proxy_protocol`), or by the HTTP version they came by (`use_downstream_protocol_config`).
 //!
 //! There are as many of these pools as clients make up, so what bounds other pools (their number is that of
 //! the hosts) does not bound them: the connections of a cluster stay within its breaker, and one that is idle
@@ -21,8 +21,8 @@ use crate::engine::reactor::Reactor;
 /// A client and where it wanted to go.
 type Told = (SocketAddr, SocketAddr);
 
-/// What tells connections to one host apart.
-type Asked = (HostId, Option<Box<str>>, Option<Told>);
+/// What tells connections to one host apart; the last is HTTP/2 beside HTTP/1.
+type Asked = (HostId, Option<Box<str>>, Option<Told>, bool);
 
 /// The named pools of a worker.
 #[derive(Debug, Default)]
@@ -37,7 +37,12 @@ pub(super) struct Named {
 }
 
 fn asked(endpoint: &Endpoint) -> Asked {
-    (endpoint.host.id, endpoint.name.clone(), endpoint.client)
+    (
+        endpoint.host.id,
+        endpoint.name.clone(),
+        endpoint.client,
+        endpoint.http2,
+    )
 }
 
 impl Named {
@@ -53,16 +58,17 @@ impl Named {
 }
 
 impl Gateway {
-    /// A host that is asked for by a name, or told of a client: its connections serve no request with another
-    /// one.
+    /// A host that is asked for by a name, or told of a client, or sent HTTP/2 beside HTTP/1: its connections
+    /// serve no request that wants something else.
     pub(super) fn named_endpoint(
         &mut self,
         host: &Arc<Host>,
         cluster: &Arc<Cluster>,
         name: Option<Box<str>>,
         client: Option<Told>,
+        http2: bool,
     ) -> Arc<Endpoint> {
-        let asked = (host.id, name, client);
+        let asked = (host.id, name, client, http2);
         let known = self.named.endpoints.get(&asked).and_then(Weak::upgrade);
         let pool = match known {
             Some(known) if Arc::ptr_eq(&known.cluster, cluster) => return known,
@@ -76,6 +82,7 @@ impl Gateway {
             pool,
             name: asked.1.clone(),
             client,
+            http2,
         });
         self.named.insert(asked, &endpoint);
         endpoint
@@ -97,6 +104,7 @@ impl Gateway {
                 pool: known.pool,
                 name: asked.1,
                 client: asked.2,
+                http2: asked.3,
             }),
             None => {
                 self.named.insert(asked, &endpoint);

@@ -495,11 +495,12 @@ impl Gateway {
                 .and_then(Conn::down)
                 .and_then(|down| down.remote.socket().zip(down.local.socket())),
         };
+        let http2 = cluster.config.http2.is_some() && stream.http2;
         // The counts of hosts and clusters are every worker's; the pool's endpoint is our own.
         let endpoint = match self.pools.get(&PoolId::of(id)) {
-            _ if name.is_some() || client.is_some() => {
+            _ if http2 || name.is_some() || client.is_some() => {
                 let (host, cluster) = (Arc::clone(host), Arc::clone(cluster));
-                self.named_endpoint(&host, &cluster, name, client)
+                self.named_endpoint(&host, &cluster, name, client, http2)
             }
             Some(pool) if Arc::ptr_eq(&pool.endpoint.cluster, cluster) => {
                 Arc::clone(&pool.endpoint)

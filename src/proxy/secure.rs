@@ -387,10 +387,11 @@ impl Gateway {
             let local = sock.and_then(|sock| core.reactor.local_addr(sock).ok());
             log.wants(local.as_ref().and_then(Addr::ip), endpoint.host.addr.ip())
         });
+        let offered = (endpoint.http2 && tls.alpn_is_implied).then(|| [b"h2".to_vec()]);
         let asked = Asked {
             name,
             by_request: endpoint.name.is_some(),
-            alpn: None,
+            alpn: offered.as_ref().map(|offered| &offered[..]),
             logged,
         };
         let session = Session::client(&context, &asked, &mut self.sealed);

@@ -73,6 +73,7 @@ impl Gateway {
             pool: PoolId::of(host.id),
             name: None,
             client: None,
+            http2: false,
         });
         self.endpoints.insert(host.id, Arc::downgrade(&endpoint));
         endpoint
@@ -155,7 +156,7 @@ impl Gateway {
         let Some(pool) = self.pools.get_mut(&pool_id) else {
             return;
         };
-        let multiplexed = cluster.config.codec.is_some() && !raw;
+        let multiplexed = endpoint.codec().is_some() && !raw;
         // One that is being opened for this client takes its other streams too.
         let opening = multiplexed
             && own.is_some()
@@ -544,7 +545,7 @@ impl Gateway {
     /// A parked upstream connection whose codec has to be asked what becomes of it.
     pub(super) fn wants_waking(&self, record: &Record) -> bool {
         let endpoint = record.peer.as_ref();
-        endpoint.is_some_and(|endpoint| endpoint.cluster.config.codec.is_some())
+        endpoint.is_some_and(|endpoint| endpoint.codec().is_some())
             || record.cold.as_deref().is_some_and(Cold::is_mux)
     }
 

@@ -123,10 +123,12 @@ impl Gateway {
     }
 
     fn client_codec(endpoint: &Endpoint, remainder: &[u8]) -> Box<dyn Codec> {
-        let config = &endpoint.cluster.config;
-        match &config.codec {
+        match endpoint.codec() {
             Some(factory) => factory.unpark(remainder),
-            None => Box::new(http1::Client::unpark(Arc::clone(&config.http1), remainder)),
+            None => {
+                let settings = Arc::clone(&endpoint.cluster.config.http1);
+                Box::new(http1::Client::unpark(settings, remainder))
+            }
         }
     }
 

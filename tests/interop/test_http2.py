@@ -34,7 +34,15 @@ class Http2(unittest.TestCase):
         cls.addClassCleanup(cls.upstream.close)
         node = free_port()
         cls.scratch.start("node", [tool("node"), HERE / "http2_server.js", node], node)
-        cls.gateway = Gateway(cls.scratch, "http2.yaml", upstream=cls.upstream.port, node=node)
+        either, secure = free_port(), free_port()
+        server = [tool("node"), HERE / "either_server.js"]
+        cert, key = cls.scratch.path / "own.pem", cls.scratch.path / "own.key"
+        run(tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=own",
+            "-out", cert, "-keyout", key)
+        cls.scratch.start("either", [*server, either], either)
+        cls.scratch.start("secure", [*server, secure, cert, key], secure)
+        cls.gateway = Gateway(cls.scratch, "http2.yaml", upstream=cls.upstream.port, node=node,
+                              either=either, secure=secure)
 
     def setUp(self):
         self.upstream.take()
@@ -144,6 +152,16 @@ class Http2(unittest.TestCase):
         # The cluster allows 20 streams a connection.
         run(tool("node"), HERE / "http2_client.js", self.url("/node/echo"), 60, 500_000)
         self.assertGreaterEqual(self.stat("cluster.node.upstream_cx_http2_total"), 3)
+
+    def test_requests_go_on_by_the_version_they_came_by(self):
+        for hop in ("either", "secure"):
+            for _ in range(3):
+                for version, spoken in zip(VERSIONS, (b"1.1", b"2.0")):
+                    self.assertEqual(self.curl(version, self.url(f"/{hop}/")), spoken)
+            for version in (1, 2):
+                # One connection each, or one a worker.
+                opened = self.stat(f"cluster.{hop}.upstream_cx_http{version}_total")
+                self.assertIn(opened, (1, 2))
 
     def test_upgrades_to_h2c_are_passed_over(self):
         # As in Envoy: the request is answered, in HTTP/1.1.

@@ -98,7 +98,8 @@ fn config(
         speaks_no_tls(cluster, path)?;
     }
     let protocol = upstream::build(cluster, secured, path)?;
-    let spoken = protocol.http2.is_some().then_some("h2");
+    // Where requests choose, what is offered is that of the connection.
+    let spoken = (protocol.http2.is_some() && !protocol.as_downstream).then_some("h2");
     let tls = tls::upstream(
         transport,
         spoken,
@@ -108,7 +109,7 @@ fn config(
         &at,
     )?;
     let defaults = ClusterConfig::default();
-    let codec = protocol.http2.map(|settings| {
+    let http2 = protocol.http2.map(|settings| {
         let prefix = format!("cluster.{stat_name}.http2.");
         Arc::new(Http2 {
             role: Role::Client,
@@ -116,6 +117,10 @@ fn config(
             stats: Http2Stats::new(&**context.builder.names, &prefix),
         }) as Arc<dyn CodecFactory>
     });
+    let (codec, http2) = match protocol.as_downstream {
+        true => (None, http2),
+        false => (http2, None),
+    };
     let mut panic_threshold = defaults.panic_threshold;
     let mut fail_traffic_on_panic = false;
     let mut ignore_new_hosts = false;
@@ -173,6 +178,7 @@ fn config(
         health_checks: health::checks(&cluster.health_checks, &path.field("health_checks"))?,
         discovery,
         codec,
+        http2,
         tls,
         proxy_header,
     })

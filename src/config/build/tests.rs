@@ -2,6 +2,7 @@
 
 mod listener;
 mod tls;
+mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -578,10 +579,4 @@ fn who_speaks_http2() {
         )));
         assert!(said.contains(field), "{said}");
     }
-    let upstream = |fields: &str| {
-        let built = built(&cluster(fields));
-        built.definitions[0].config.codec.is_some()
-    };
-    assert!(!upstream("connect_timeout: 1s"));
-    assert!(upstream("http2_protocol_options: {}"));
 }

@@ -24,6 +24,8 @@ pub(super) struct Protocol {
     pub(super) http1: http1::Settings,
     /// HTTP/2 is spoken instead.
     pub(super) http2: Option<http2::Settings>,
+    /// Not instead: requests are sent by the protocol they came by.
+    pub(super) as_downstream: bool,
     /// Names of requests are asked for in TLS.
     pub(super) auto_sni: Option<AutoSni>,
 }
@@ -89,18 +91,30 @@ pub(super) fn build(cluster: &Cluster, secured: bool, path: &FieldPath<'_>) -> O
     }
     let path = at.key(&full_name);
     let options: HttpProtocolOptions = unpack(any, &path)?;
-    let at = path.field("explicit_http_config");
-    let explicit = match &options.upstream_protocol_options {
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => explicit,
-        _ => return Err(at.error("is required")),
-    };
-    let at1 = at.field("http_protocol_options");
-    let (http1, http2) = match present(explicit.protocol_config.as_ref(), &at1)? {
-        ProtocolConfig::HttpProtocolOptions(options) => (Some(options), None),
-        ProtocolConfig::Http2ProtocolOptions(options) => (None, Some(options)),
-        ProtocolConfig::Http3ProtocolOptions(_) => {
-            return Err(at1.error("is required: upstreams speak HTTP/1 or HTTP/2"));
+    let explicit = path.field("explicit_http_config");
+    let downstream = path.field("use_downstream_protocol_config");
+    // As in Envoy, both protocols are there whether or not they have options.
+    let nothing = Http2ProtocolOptions::default();
+    let (http1, http2, at) = match &options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(chosen)) => {
+            let at = explicit.field("http_protocol_options");
+            match present(chosen.protocol_config.as_ref(), &at)? {
+                ProtocolConfig::HttpProtocolOptions(options) => (Some(options), None, &explicit),
+                ProtocolConfig::Http2ProtocolOptions(options) => (None, Some(options), &explicit),
+                ProtocolConfig::Http3ProtocolOptions(_) => {
+                    return Err(at.error("is required: upstreams speak HTTP/1 or HTTP/2"));
+                }
+            }
         }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            let http2 = both.http2_protocol_options.as_ref().unwrap_or(&nothing);
+            (
+                both.http_protocol_options.as_ref(),
+                Some(http2),
+                &downstream,
+            )
+        }
+        _ => return Err(explicit.error("is required, or use_downstream_protocol_config")),
     };
     let mut protocol = settings(
         options.common_http_protocol_options.as_ref(),
@@ -109,6 +123,10 @@ pub(super) fn build(cluster: &Cluster, secured: bool, path: &FieldPath<'_>) -> O
         http2,
         &at.field("http2_protocol_options"),
     )?;
+    protocol.as_downstream = matches!(
+        options.upstream_protocol_options,
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_))
+    );
     protocol.auto_sni = auto_sni(
         options.upstream_http_protocol_options.as_ref(),
         secured,
@@ -198,6 +216,7 @@ fn settings(
             ..defaults
         },
         http2: http2.transpose()?,
+        as_downstream: false,
         auto_sni: None,
     })
 }

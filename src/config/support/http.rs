@@ -46,6 +46,14 @@ static EXPLICIT_UPSTREAM: Support = Support {
     ],
 };
 
+static DOWNSTREAM_UPSTREAM: Support = Support {
+    message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+    fields: &[
+        ("http_protocol_options", As(&UPSTREAM_HTTP1)),
+        ("http2_protocol_options", Yes),
+    ],
+};
+
 pub(super) static TABLES: &[Support] = &[
     Support {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
@@ -261,6 +269,7 @@ pub(super) static TABLES: &[Support] = &[
             ("common_http_protocol_options", As(&UPSTREAM_COMMON)),
             ("upstream_http_protocol_options", Yes),
             ("explicit_http_config", As(&EXPLICIT_UPSTREAM)),
+            ("use_downstream_protocol_config", As(&DOWNSTREAM_UPSTREAM)),
         ],
     },
 ];

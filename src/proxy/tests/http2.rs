@@ -555,3 +555,52 @@ fn a_loud_stream_does_not_starve_a_quiet_one() {
     let (loud, quiet) = shares(1 << 20, usize::MAX, 20_000);
     assert_eq!(quiet, 20_000, "beside {loud}");
 }
+
+#[test]
+fn requests_go_on_by_the_protocol_they_came_by() {
+    let cluster = |bed: &Bed| ClusterConfig {
+        http2: Some(factory(bed, Role::Client)),
+        ..ClusterConfig::default()
+    };
+    let mut bench = Bench::build(1, usize::MAX, 0, cluster, |bed, front| {
+        let http = HttpPlan {
+            http2: Some(factory(bed, Role::Server)),
+            ..HttpPlan::default()
+        };
+        (vec![(front, http, "web")], Vec::new())
+    });
+    let mut plain = bench.client();
+    let mut client = Peer::new(bench.client(), Role::Client);
+    let mut server: Option<Peer> = None;
+    for round in 1..=3 {
+        // Each finds an idle connection of the other protocol, and from the second round on one of its own.
+        bench.exchange(&mut plain, 0);
+        let id = client.ask("GET", false);
+        client.send(id, 0, true);
+        let server = server.get_or_insert_with(|| {
+            let sock = accepted(&mut bench, &mut client);
+            Peer::new(sock, Role::Server)
+        });
+        bench.turn_until("an answer", |bench| {
+            client.turn();
+            server.turn();
+            for (id, _) in std::mem::take(&mut server.heads) {
+                server.answer(id);
+                server.send(id, 0, true);
+            }
+            client.ended.contains(&id) && bench.value("moorgate.resident") == 0
+        });
+        assert_eq!(client.heads.last(), Some(&(id, 200)));
+        for (name, count) in [
+            ("upstream_cx_http1_total", 1),
+            ("upstream_cx_http2_total", 1),
+            ("upstream_cx_active", 2),
+            ("upstream_rq_total", 2 * round),
+            ("http2.streams_active", 0),
+        ] {
+            assert_eq!(bench.value(&format!("cluster.web.{name}")), count, "{name}");
+        }
+        // Both were parked, and woke as what they were.
+        assert_eq!(bench.value("moorgate.parked.pooled"), 2);
+    }
+}

@@ -252,6 +252,7 @@ impl Bed {
             stat_prefix: "test".to_owned(),
             http1: Arc::new(http1::Settings {
                 upgrades: plan.upgrades.iter().map(|(name, _)| name.clone()).collect(),
+                detect_http2: plan.http2.is_some(),
                 ..http1::Settings::default()
             }),
             codec: plan.codec,

@@ -98,7 +98,7 @@ fn a_connection_that_comes_from_another_worker_is_in_the_pool_that_is_asked_for(
         let app = &mut bench.workers[worker].app;
         asked
             .clone()
-            .map(|(name, client)| app.named_endpoint(&host, &cluster, name, client))
+            .map(|(name, client)| app.named_endpoint(&host, &cluster, name, client, false))
     });
     for (number, (one, other)) in here.iter().zip(&there).enumerate() {
         assert_ne!(one.pool, other.pool);
