@@ -144,8 +144,9 @@ class Http2(unittest.TestCase):
             run(tool("nghttp"), "-n", "--continuation", url)
 
     def test_node_as_client(self):
+        # Below the 10 MB at which Node begins to reset streams, wherever they wait.
         for hop in ("h1", "h2", "node"):
-            out = run(tool("node"), HERE / "http2_client.js", self.url(f"/{hop}/echo"), 50, 200_000)
+            out = run(tool("node"), HERE / "http2_client.js", self.url(f"/{hop}/echo"), 50, 60_000)
             self.assertEqual(out.strip(), b"50", hop)
 
     def test_several_connections_when_one_is_full(self):

@@ -407,8 +407,9 @@ class Tls(unittest.TestCase):
             while not stop.is_set():
                 try:
                     with self.connect("rotating") as sock:
-                        if self.get(sock) != b"hello":
-                            failures.append("another answer")
+                        answer = self.get(sock)
+                        if answer != b"hello":
+                            failures.append(answer)
                     shaken[number] += 1
                 except OSError as error:
                     failures.append(repr(error))

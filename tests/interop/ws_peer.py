@@ -26,7 +26,7 @@ async def echo(socket):
     global last
     try:
         async for message in socket:
-            if message == "last":
+            if message == "how the last ended":
                 await socket.send(str(last))
                 continue
             if message == "close":
@@ -98,7 +98,7 @@ async def last_code(url):
     """The server's last session ended with 1001, too."""
     async with connect(url, proxy=None, ssl=TLS) as socket:
         for _ in range(100):
-            await socket.send("last")
+            await socket.send("how the last ended")
             if await socket.recv() == "1001":
                 return
             await asyncio.sleep(0.05)
