@@ -188,6 +188,11 @@ impl Head {
     /// Adds a field that was read off a message and checked: the name is a token in lower case, the value
     /// has no control character but the tab and no white space around it.
     pub(crate) fn push_read(&mut self, name: &[u8], value: &[u8]) {
+        self.add(name, value, true);
+    }
+
+    /// Appends a field as it is; gives where its name is.
+    fn add(&mut self, name: &[u8], value: &[u8], read: bool) -> Slice {
         self.bytes.reserve(name.len() + value.len());
         let name = self.store(name);
         let value = self.store(value);
@@ -195,8 +200,9 @@ impl Head {
             name,
             value,
             removed: false,
-            read: true,
+            read,
         });
+        name
     }
 
     /// Makes room at once for a head of that many bytes, and of as many fields as heads usually have, so
@@ -281,16 +287,9 @@ impl Head {
 
     /// Adds a field. The name is stored in lower case.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        let name = self.store(name);
+        let name = self.add(name, value, false);
         let range = name.start as usize..(name.start + name.len) as usize;
         self.bytes[range].make_ascii_lowercase();
-        let value = self.store(value);
-        self.fields.push(Field {
-            name,
-            value,
-            removed: false,
-            read: false,
-        });
     }
 
     /// All fields in order.
@@ -376,14 +375,7 @@ impl Head {
         self.authority = self.store(other.authority());
         self.path = self.store(other.path());
         for (name, value, read) in other.fields_read() {
-            let name = self.store(name);
-            let value = self.store(value);
-            self.fields.push(Field {
-                name,
-                value,
-                removed: false,
-                read,
-            });
+            self.add(name, value, read);
         }
     }
 }
