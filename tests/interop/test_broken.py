@@ -10,13 +10,13 @@ import os
 import socket
 import ssl
 import struct
-import threading
 import time
 import unittest
 import urllib.request
 from pathlib import Path
 
 from gateway import Gateway, Scratch, moorgate_binary
+from listening import Listening
 from test_tls import NAME, Certificates
 from upstream import Upstream
 
@@ -90,22 +90,12 @@ class Tls:
         return self.outgoing.read()
 
 
-class BrokenServer:
+class BrokenServer(Listening):
     """Answers the first bytes it gets with bytes of its own, and leaves."""
 
     def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
         self.says = b""
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+        super().__init__()
 
     def serve(self, sock):
         with sock:

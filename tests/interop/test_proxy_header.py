@@ -8,18 +8,18 @@ Envoy passes all of it too: MOORGATE_BIN=.peers/envoy.
 import socket
 import ssl
 import struct
-import threading
 import unittest
 from pathlib import Path
 
 from gateway import Gateway, Scratch
+from listening import Listening
 from test_tls import Certificates
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
-class Told:
+class Told(Listening):
     """Reads a header, then requests, which it answers, or bytes, which it sends back."""
 
     def __init__(self, context=None):
@@ -27,17 +27,7 @@ class Told:
         self.headers = []
         # Apart: a connection that the gateway gives up is no header.
         self.errors = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+        super().__init__()
 
     @staticmethod
     def exactly(sock, count):

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 from gateway import Gateway, Scratch, free_port, moorgate_binary, raise_descriptor_limit, tool
+from listening import Listening
 from upstream import Upstream
 
 NAME = "moorgate.test"
@@ -87,21 +88,8 @@ class Certificates:
         new.rename(version.parent / "..data")
 
 
-class RawServer:
+class RawServer(Listening):
     """Says how many bytes it got until their end, and what they were."""
-
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.run, daemon=True).start()
-
-    def run(self):
-        while True:
-            try:
-                sock, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
 
     @staticmethod
     def serve(sock):
