@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use moorgate::engine::reactor::{Reactor, Sock};
 use moorgate::tls::client::ClientPlan;
 use moorgate::tls::identity::Identity;
 use moorgate::tls::server::ServerPlan;
@@ -9,6 +10,7 @@ use moorgate::tls::verify::Validation;
 use moorgate::tls::{ClientContext, Parameters, ServerContext, trust};
 
 use crate::cli::{ServeOptions, TlsOptions, TlsVersion};
+use crate::reader::Failure;
 use crate::secure::Secure;
 use crate::target::{Scheme, Target};
 
@@ -90,12 +92,24 @@ impl Client {
         Ok(Some(client))
     }
 
-    /// A new connection.
+    /// Makes the client's side of a connection.
     ///
     /// # Errors
     /// None, once one was made.
-    pub fn connect(&self) -> Result<Box<Secure>, moorgate::tls::TlsError> {
+    fn connect(&self) -> Result<Box<Secure>, moorgate::tls::TlsError> {
         Secure::client(&self.context, Some(&self.name))
+    }
+
+    /// Begins a handshake on a socket that has just connected.
+    ///
+    /// # Errors
+    /// What the attempt counts as; a new socket takes more than a hello, so one that does not is broken.
+    pub fn begin<R: Reactor>(&self, reactor: &mut R, sock: Sock) -> Result<Box<Secure>, Failure> {
+        let mut tls = self.connect().map_err(|_| Failure::Tls)?;
+        match tls.flush(reactor, sock) {
+            Ok(true) => Ok(tls),
+            Ok(false) | Err(_) => Err(Failure::Connect),
+        }
     }
 
     /// The peer took a protocol that was offered, if any was.

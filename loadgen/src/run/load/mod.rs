@@ -210,14 +210,9 @@ impl Load {
         };
         let conn = &mut self.conns[number as usize];
         conn.phase = Phase::Shaking;
-        let Ok(mut tls) = context.connect() else {
-            return self.fail(core, number, Failure::Tls);
-        };
-        // A new socket takes more than a hello.
-        let flushed = tls.flush(&mut core.reactor, conn.sock);
-        conn.tls = Some(tls);
-        if !matches!(flushed, Ok(true)) {
-            self.fail(core, number, Failure::Connect);
+        match context.begin(&mut core.reactor, conn.sock) {
+            Ok(tls) => conn.tls = Some(tls),
+            Err(failure) => self.fail(core, number, failure),
         }
     }
 

@@ -175,14 +175,9 @@ impl MuxLoad {
         };
         let conn = &mut self.conns[number as usize];
         conn.phase = Phase::Shaking;
-        let Ok(mut tls) = context.connect() else {
-            return self.lost(core, number, Failure::Tls);
-        };
-        // A new socket takes more than a hello.
-        let flushed = tls.flush(&mut core.reactor, conn.sock);
-        conn.tls = Some(tls);
-        if !matches!(flushed, Ok(true)) {
-            self.lost(core, number, Failure::Connect);
+        match context.begin(&mut core.reactor, conn.sock) {
+            Ok(tls) => conn.tls = Some(tls),
+            Err(failure) => self.lost(core, number, failure),
         }
     }
 
